@@ -1,0 +1,38 @@
+//! What userspace fixes before the BPF programs are loaded. It lies in frozen read-only data, so the verifier sees
+//! constants and drops the branches of other versions.
+
+use crate::layout::{FrameLayout, PymallocLayout, ThreadLayout};
+
+/// The read-only configuration of the programs.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Config {
+    /// Thread group to trace, as the initial pid namespace numbers it; 0 leaves it to the kernel's own filter, which
+    /// goes by address space.
+    pub tgid: u64,
+    /// Offset of `thread.fsbase` in the kernel's `task_struct`, from its BTF.
+    pub fsbase: u64,
+    /// 1 where `raw.malloc` cannot be probed: blocks over [`SMALL_REQUEST`](crate::limits::SMALL_REQUEST) bytes are
+    /// then recorded at the obj and mem gates, by their return probes.
+    pub large_at_obj: u64,
+    /// The thread state.
+    pub thread: ThreadLayout,
+    /// The frames.
+    pub frame: FrameLayout,
+    /// The pools.
+    pub pymalloc: PymallocLayout,
+}
+
+const _: () = assert!(size_of::<Config>() == 8 * (3 + 8 + 9 + 5));
+
+// SAFETY: `Config` is `repr(C)` and made of `u64` alone: no padding, no pointer, every bit pattern is valid.
+#[cfg(feature = "user")]
+unsafe impl aya::Pod for Config {}
+
+/// Indices into the map of switches, which userspace changes while the programs run.
+pub mod switch {
+    /// 1 once predictions have proved themselves: blocks are then predicted on entry, without a return probe.
+    pub const TRUST_PREDICTION: u32 = 0;
+    /// How many switches there are.
+    pub const COUNT: u32 = 1;
+}

@@ -1,0 +1,232 @@
+//! The records of the event ring buffer.
+//!
+//! Each record starts with a [`Head`]; its `kind` says how to read the rest. Records of one target are in the order
+//! in which the allocator calls happened, as far as one thread or the GIL can tell.
+
+/// What every record starts with.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Head {
+    /// One of [`kind`].
+    pub kind: u16,
+    /// One of [`domain`].
+    pub domain: u16,
+    /// The thread, as the initial pid namespace numbers it.
+    pub tid: u32,
+    /// Nanoseconds of `CLOCK_MONOTONIC`.
+    pub at_ns: u64,
+}
+
+/// The kinds of record.
+pub mod kind {
+    /// [`Alloc`](super::Alloc): a block was handed out.
+    pub const ALLOC: u16 = 1;
+    /// [`Free`](super::Free): a block is about to be given back.
+    pub const FREE: u16 = 2;
+    /// [`Realloc`](super::Realloc): a pymalloc block was resized, on the spot or moved.
+    pub const REALLOC: u16 = 3;
+    /// [`Stack`](super::Stack): the frames behind a stack id.
+    pub const STACK: u16 = 4;
+    /// [`Free`](super::Free) of the old block on entry of a raw `realloc`. The same thread's next raw event is
+    /// the [`ALLOC`] of the new block, or [`REALLOC_FAILED`].
+    pub const REALLOC_FREE: u16 = 5;
+    /// [`Free`](super::Free): a raw `realloc` returned NULL, its old block is still there.
+    pub const REALLOC_FAILED: u16 = 6;
+}
+
+/// The allocator domains of records.
+pub mod domain {
+    /// Blocks of the `obj` and `mem` tables, which share their functions: pymalloc's.
+    pub const OBJ: u16 = 1;
+    /// Blocks of the `raw` table, and whatever pymalloc passed on to it (over 512 bytes).
+    pub const RAW: u16 = 2;
+}
+
+/// A block was handed out.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Alloc {
+    /// Kind [`kind::ALLOC`].
+    pub head: Head,
+    /// Its address.
+    pub block: u64,
+    /// Requested bytes.
+    pub size: u64,
+    /// Id of the Python stack; 0 where there was none.
+    pub stack: u64,
+}
+
+/// A block is given back. There is no record for `free(NULL)`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Free {
+    /// Kind [`kind::FREE`], [`kind::REALLOC_FREE`] or [`kind::REALLOC_FAILED`].
+    pub head: Head,
+    /// Its address.
+    pub block: u64,
+}
+
+/// A pymalloc block was resized.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Realloc {
+    /// Kind [`kind::REALLOC`].
+    pub head: Head,
+    /// The address before.
+    pub old: u64,
+    /// The address after; equal to `old` where the block stayed; 0 where the block left pymalloc, so that a raw
+    /// `ALLOC` of the same thread follows, or where its new place comes in an `ALLOC` record of its own.
+    pub new: u64,
+    /// Requested bytes.
+    pub size: u64,
+    /// Id of the Python stack; 0 where there was none.
+    pub stack: u64,
+}
+
+/// The frames behind a stack id, sent before the first record that names it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Stack {
+    /// Kind [`kind::STACK`].
+    pub head: Head,
+    /// The id: a 64-bit hash of the frames, never 0.
+    pub id: u64,
+    /// How many of `frames` are filled.
+    pub depth: u32,
+    /// How the walk ended: one of [`stack_end`].
+    pub end: u32,
+    /// Innermost first.
+    pub frames: [Frame; crate::limits::MAX_FRAMES as usize],
+}
+
+/// How the walk along a stack ended.
+pub mod stack_end {
+    /// At its outermost frame.
+    pub const COMPLETE: u32 = 0;
+    /// At the limit of frames.
+    pub const LIMIT: u32 = 1;
+    /// A frame could not be read.
+    pub const FAULT: u32 = 2;
+}
+
+/// One Python frame.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Frame {
+    /// Address of the code object.
+    pub code: u64,
+    /// Bytes from the start of the bytecode to the instruction that runs; -1 before the first one.
+    pub offset: i32,
+    /// `_PyInterpreterFrame.owner`; 0 up to 3.10.
+    pub owner: u32,
+}
+
+const _: () = assert!(size_of::<Head>() == 16);
+const _: () = assert!(size_of::<Alloc>() == 40);
+const _: () = assert!(size_of::<Free>() == 24);
+const _: () = assert!(size_of::<Realloc>() == 48);
+const _: () = assert!(size_of::<Frame>() == 16);
+const _: () = assert!(core::mem::offset_of!(Stack, frames) == 32);
+
+/// A record as userspace reads it.
+#[derive(Clone, Copy, Debug)]
+pub enum Event<'a> {
+    /// A block was handed out.
+    Alloc(Alloc),
+    /// A block is given back.
+    Free(Free),
+    /// A pymalloc block was resized.
+    Realloc(Realloc),
+    /// The frames behind a stack id.
+    Stack {
+        /// The id that later records carry.
+        id: u64,
+        /// One of [`stack_end`].
+        end: u32,
+        /// The frames' bytes, 16 each: see [`Frame::from_bytes`].
+        frames: &'a [u8],
+    },
+}
+
+/// A record that is too short for its kind, or of no known kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Malformed;
+
+impl Frame {
+    /// Reads a frame out of its 16 bytes.
+    #[must_use]
+    pub fn from_bytes(bytes: &[u8; 16]) -> Self {
+        let mut reader = Reader(bytes);
+        Self {
+            code: reader.u64().unwrap_or(0),
+            offset: reader.u32().unwrap_or(0).cast_signed(),
+            owner: reader.u32().unwrap_or(0),
+        }
+    }
+}
+
+impl<'a> Event<'a> {
+    /// Reads one record.
+    ///
+    /// # Errors
+    /// [`Malformed`] where the record is of no known kind, or shorter than its kind needs.
+    pub fn parse(record: &'a [u8]) -> Result<Self, Malformed> {
+        Self::read(Reader(record)).ok_or(Malformed)
+    }
+
+    fn read(mut reader: Reader<'a>) -> Option<Self> {
+        let head = Head {
+            kind: reader.u16()?,
+            domain: reader.u16()?,
+            tid: reader.u32()?,
+            at_ns: reader.u64()?,
+        };
+        Some(match head.kind {
+            kind::ALLOC => Self::Alloc(Alloc {
+                head,
+                block: reader.u64()?,
+                size: reader.u64()?,
+                stack: reader.u64()?,
+            }),
+            kind::FREE | kind::REALLOC_FREE | kind::REALLOC_FAILED => {
+                Self::Free(Free { head, block: reader.u64()? })
+            }
+            kind::REALLOC => Self::Realloc(Realloc {
+                head,
+                old: reader.u64()?,
+                new: reader.u64()?,
+                size: reader.u64()?,
+                stack: reader.u64()?,
+            }),
+            kind::STACK => {
+                let id = reader.u64()?;
+                let depth = reader.u32()?.min(crate::limits::MAX_FRAMES) as usize;
+                let end = reader.u32()?;
+                Self::Stack { id, end, frames: reader.0.get(..depth * size_of::<Frame>())? }
+            }
+            _ => return None,
+        })
+    }
+}
+
+struct Reader<'a>(&'a [u8]);
+
+impl Reader<'_> {
+    fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let (head, rest) = self.0.split_first_chunk()?;
+        self.0 = rest;
+        Some(*head)
+    }
+
+    fn u16(&mut self) -> Option<u16> {
+        self.take().map(u16::from_le_bytes)
+    }
+
+    fn u32(&mut self) -> Option<u32> {
+        self.take().map(u32::from_le_bytes)
+    }
+
+    fn u64(&mut self) -> Option<u64> {
+        self.take().map(u64::from_le_bytes)
+    }
+}

@@ -1,0 +1,3 @@
+//! Finds memory leaks in running CPython services from outside.
+
+pub mod target;
