@@ -23,11 +23,27 @@ pub struct Config {
     pub pymalloc: PymallocLayout,
 }
 
-const _: () = assert!(size_of::<Config>() == 8 * (3 + 8 + 9 + 5));
+const _: () = assert!(size_of::<Config>() == 8 * (3 + 7 + 9 + 5));
 
 // SAFETY: `Config` is `repr(C)` and made of `u64` alone: no padding, no pointer, every bit pattern is valid.
 #[cfg(feature = "user")]
 unsafe impl aya::Pod for Config {}
+
+/// Who is traced, in terms that every namespace agrees on. Two leaktraces with the same identity have the same target.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TargetIdentity {
+    /// Inode of the target's own pid namespace.
+    pub pid_namespace: u64,
+    /// Its pid there.
+    pub pid: u64,
+    /// When it started, in clock ticks after boot: tells a reused pid from the first one.
+    pub start_ticks: u64,
+}
+
+// SAFETY: `TargetIdentity` is `repr(C)` and made of `u64` alone: no padding, no pointer, every bit pattern is valid.
+#[cfg(feature = "user")]
+unsafe impl aya::Pod for TargetIdentity {}
 
 /// Indices into the map of switches, which userspace changes while the programs run.
 pub mod switch {

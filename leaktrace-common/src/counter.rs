@@ -52,7 +52,7 @@ counters! {
     /// A frame could not be read, the stack ends there.
     FrameFault = 8, "frame_fault", false, "stacks cut: a frame could not be read";
     /// The stack was deeper than the limit, the outermost frames are cut off.
-    StackCut = 9, "stack_cut", false, "new stacks cut at 128 frames";
+    StackCut = 9, "stack_cut", false, "new stacks cut: deeper than the limit";
     /// Too many threads inside the allocator at once: the return of a call cannot be matched.
     InFlightFull = 10, "in_flight_full", true, "allocations lost: too many threads inside the allocator";
     /// A call came back whose entry was not seen (it began before the probes were in place).

@@ -96,7 +96,7 @@ pub struct Stack {
     /// How the walk ended: one of [`stack_end`].
     pub end: u32,
     /// Innermost first.
-    pub frames: [Frame; crate::limits::MAX_FRAMES as usize],
+    pub frames: [Frame; crate::limits::MAX_STEPS as usize],
 }
 
 /// How the walk along a stack ended.
@@ -113,7 +113,7 @@ pub mod stack_end {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Frame {
-    /// Address of the code object.
+    /// Address of the code object; 0 for an entry frame of the C stack, which is no Python frame.
     pub code: u64,
     /// Bytes from the start of the bytecode to the instruction that runs; -1 before the first one.
     pub offset: i32,
@@ -200,7 +200,7 @@ impl<'a> Event<'a> {
             }),
             kind::STACK => {
                 let id = reader.u64()?;
-                let depth = reader.u32()?.min(crate::limits::MAX_FRAMES) as usize;
+                let depth = reader.u32()?.min(crate::limits::MAX_STEPS) as usize;
                 let end = reader.u32()?;
                 Self::Stack { id, end, frames: reader.0.get(..depth * size_of::<Frame>())? }
             }

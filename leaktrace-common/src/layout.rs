@@ -11,8 +11,6 @@ pub struct ThreadLayout {
     pub source: u64,
     /// For [`THREAD_TLS`] the (wrapping) offset from the thread pointer, for [`THREAD_POINTER`] an address.
     pub location: u64,
-    /// Bytes of `PyThreadState` that are read, a multiple of 8, at most `8 * THREAD_WORDS`.
-    pub bytes: u64,
     /// Offset of `PyThreadState.interp`.
     pub interp: u64,
     /// Offset of `PyThreadState.thread_id`: the thread pointer, on glibc and musl.

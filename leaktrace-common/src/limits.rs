@@ -1,18 +1,16 @@
 //! Every bound of the kernel side, with the reason for its size.
 
-/// Frames of one stack that are kept, innermost first. Python's own recursion limit is 1,000; a stack that is cut at
-/// 128 still names the line that allocates and far more context than a report shows.
-pub const MAX_FRAMES: u32 = 128;
+/// Frames of one stack that are reported, innermost first. Python's own recursion limit is 1,000; a stack that is cut
+/// at 128 still names the line that allocates and far more context than a report shows.
+pub const MAX_FRAMES: usize = 128;
 
-/// Entry frames (`FRAME_OWNED_BY_CSTACK` and such) that a walk may skip beside [`MAX_FRAMES`] real ones. Every call
-/// from C into Python adds one, so a stack alternates between the two at worst.
-pub const MAX_SHIM_FRAMES: u32 = 128;
+/// Frames of one stack that the kernel side follows, entry frames of the C stack included: userspace leaves those out.
+/// (One index for both keeps the verifier's states few: an index of its own for real frames was refused, with over
+/// a million instructions, on 6.18.)
+pub const MAX_STEPS: u32 = 192;
 
-/// Words of the largest structure that a walk reads in one piece: a thread state (its `thread_id` lies at byte
-/// 176 in CPython 3.15). The BPF stack has 512 bytes in all.
-pub const THREAD_WORDS: usize = 32;
-
-/// Words of the part of a frame that a walk reads (`f_lasti` of CPython 3.8 lies at byte 104).
+/// Words of the part of a frame that a walk reads (`f_lasti` of CPython 3.8 lies at byte 104). The BPF stack has 512
+/// bytes in all.
 pub const FRAME_WORDS: usize = 16;
 
 /// Requests of up to this many bytes are served by pymalloc (`SMALL_REQUEST_THRESHOLD` in `obmalloc.c`).

@@ -1,8 +1,7 @@
 //! From the thread pointer to the Python thread state and its innermost frame, over any [`Memory`].
 
 use crate::layout::{THREAD_NONE, THREAD_TLS, ThreadLayout};
-use crate::limits::THREAD_WORDS;
-use crate::memory::{Memory, field};
+use crate::memory::Memory;
 
 /// Why a thread has no Python stack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,16 +45,17 @@ pub fn current<M: Memory>(
     if state == 0 {
         return Err(NoStack::NoThread);
     }
-    let mut words = [0; THREAD_WORDS];
-    memory.read(state, layout.bytes, &mut words).map_err(|_| NoStack::Fault)?;
-    if field(&words, layout.thread_id) != fsbase {
+    if word(memory, state, layout.thread_id)? != fsbase {
         return Err(NoStack::Foreign);
     }
-    let mut frame = field(&words, layout.frame);
+    let mut frame = word(memory, state, layout.frame)?;
     if layout.indirect != 0 && frame != 0 {
-        frame = memory
-            .word(frame.wrapping_add(layout.cframe_current_frame))
-            .map_err(|_| NoStack::Fault)?;
+        frame = word(memory, frame, layout.cframe_current_frame)?;
     }
-    Ok(Thread { interpreter: field(&words, layout.interp), frame })
+    Ok(Thread { interpreter: word(memory, state, layout.interp)?, frame })
+}
+
+#[inline(always)]
+fn word<M: Memory>(memory: &M, base: u64, offset: u64) -> Result<u64, NoStack> {
+    memory.word(base.wrapping_add(offset)).map_err(|_| NoStack::Fault)
 }

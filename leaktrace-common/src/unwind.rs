@@ -2,12 +2,12 @@
 
 use crate::event::{Frame, stack_end};
 use crate::layout::FrameLayout;
-use crate::limits::{FRAME_WORDS, MAX_FRAMES, MAX_SHIM_FRAMES};
+use crate::limits::{FRAME_WORDS, MAX_STEPS};
 use crate::memory::{Memory, field, field8, field32};
 
 /// Takes the frames of a walk, innermost first.
 pub trait FrameSink {
-    /// Takes frame number `index`, below [`MAX_FRAMES`].
+    /// Takes frame number `index`, below [`MAX_STEPS`].
     fn frame(&mut self, index: u32, frame: Frame);
 }
 
@@ -20,9 +20,7 @@ pub struct Walked {
     pub end: u32,
 }
 
-/// Walks from the frame at address `first` outwards.
-///
-/// Every chain ends: after [`MAX_FRAMES`] frames, or when it has skipped [`MAX_SHIM_FRAMES`] besides.
+/// Walks from the frame at address `first` outwards. Every chain ends, after [`MAX_STEPS`] frames at the latest.
 #[inline(always)]
 pub fn walk<M: Memory, S: FrameSink>(
     memory: &M,
@@ -33,35 +31,28 @@ pub fn walk<M: Memory, S: FrameSink>(
     let mut words = [0; FRAME_WORDS];
     let mut address = first;
     let mut depth = 0;
-    let mut steps = 0;
-    while steps < MAX_FRAMES + MAX_SHIM_FRAMES {
-        steps += 1;
+    while depth < MAX_STEPS {
         if address == 0 {
             return Walked { depth, end: stack_end::COMPLETE };
-        }
-        if depth >= MAX_FRAMES {
-            return Walked { depth, end: stack_end::LIMIT };
         }
         if memory.read(address, layout.bytes, &mut words).is_err() {
             return Walked { depth, end: stack_end::FAULT };
         }
-        if let Some(frame) = decode(layout, &words) {
-            sink.frame(depth, frame);
-            depth += 1;
-        }
+        sink.frame(depth, decode(layout, &words));
+        depth += 1;
         address = field(&words, layout.previous);
     }
     Walked { depth, end: stack_end::LIMIT }
 }
 
-/// The frame that was read into `words`, or `None` for one that belongs to the C stack.
+/// The frame that was read into `words`; its code is 0 where it belongs to the C stack.
 #[inline(always)]
-fn decode(layout: &FrameLayout, words: &[u64; FRAME_WORDS]) -> Option<Frame> {
+fn decode(layout: &FrameLayout, words: &[u64; FRAME_WORDS]) -> Frame {
     let mut owner = 0;
     if layout.first_shim_owner != 0 {
         owner = u32::from(field8(words, layout.owner));
         if u64::from(owner) >= layout.first_shim_owner {
-            return None;
+            return Frame { code: 0, offset: 0, owner };
         }
     }
     let code = field(words, layout.code) & !layout.code_tag;
@@ -70,7 +61,7 @@ fn decode(layout: &FrameLayout, words: &[u64; FRAME_WORDS]) -> Option<Frame> {
     } else {
         field(words, layout.position).wrapping_sub(code.wrapping_add(layout.code_start)) as i32
     };
-    Some(Frame { code, offset, owner })
+    Frame { code, offset, owner }
 }
 
 /// A 64-bit hash of frames: the stack id.

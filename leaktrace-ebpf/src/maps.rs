@@ -1,0 +1,74 @@
+//! All maps: what they hold, who writes them, and why they have the size that they have.
+
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf};
+use leaktrace_common::config::{TargetIdentity, switch};
+use leaktrace_common::counter::{Counter, SLOTS};
+use leaktrace_common::limits::{IN_FLIGHT, KNOWN_STACKS, RING_BYTES};
+
+/// Records for userspace, written by the programs, read by a timer: no record wakes the reader up.
+#[map]
+pub(crate) static EVENTS: RingBuf = RingBuf::with_byte_size(RING_BYTES, 0);
+
+/// Ids of the stacks whose frames were sent. Userspace removes the ids of code objects that were freed.
+#[map]
+pub(crate) static KNOWN: LruHashMap<u64, u8> = LruHashMap::with_max_entries(KNOWN_STACKS, 0);
+
+/// Calls into obj or mem functions that wait for their return probe, by thread.
+#[map]
+pub(crate) static IN_OBJ: HashMap<u64, Call> = HashMap::with_max_entries(IN_FLIGHT, 0);
+
+/// Calls into raw functions that wait for their return probe, by thread. A raw call can nest in an obj call.
+#[map]
+pub(crate) static IN_RAW: HashMap<u64, Call> = HashMap::with_max_entries(IN_FLIGHT, 0);
+
+/// The allocation from a fresh pool whose block the next event of the interpreter tells; at most one at a time, since
+/// the GIL is held from one to the other.
+#[map]
+pub(crate) static FRESH: Array<Call> = Array::with_max_entries(1, 0);
+
+/// Counts of [`Counter`]s, by number.
+#[map]
+static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(SLOTS, 0);
+
+/// What userspace changes while the programs run: see [`switch`].
+#[map]
+static SWITCHES: Array<u32> = Array::with_max_entries(switch::COUNT, 0);
+
+/// Whom this leaktrace traces. Maps are visible from every namespace and vanish with their process, so this is the
+/// lock against a second leaktrace on the same target; no program reads it.
+#[map(name = "LEAKTRACE_LOCK")]
+static LOCK: Array<TargetIdentity> = Array::with_max_entries(1, 0);
+
+/// An allocator call that was entered, and what its end still needs.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct Call {
+    /// Requested bytes; in [`FRESH`] 0 where nothing is pending.
+    pub(crate) size: u64,
+    /// Stack id.
+    pub(crate) stack: u64,
+    /// The block that is predicted; 0 where none is.
+    pub(crate) predicted: u64,
+    /// The old block of a realloc, else 0.
+    pub(crate) old: u64,
+    /// Thread.
+    pub(crate) tid: u64,
+    /// What the call's end must record: an event domain.
+    pub(crate) domain: u64,
+}
+
+/// Counts one more of `counter`.
+#[inline(always)]
+pub(crate) fn count(counter: Counter) {
+    if let Some(slot) = COUNTERS.get_ptr_mut(counter as u32) {
+        // SAFETY: the slot is this CPU's; a preempting program can at worst lose one count.
+        unsafe { *slot += 1 };
+    }
+}
+
+/// Whether predictions have proved themselves.
+#[inline(always)]
+pub(crate) fn predictions_trusted() -> bool {
+    SWITCHES.get(switch::TRUST_PREDICTION).is_some_and(|&on| on != 0)
+}

@@ -1,0 +1,223 @@
+//! The obj and mem domains: pymalloc, whose next block is read instead of awaited.
+//!
+//! Until predictions have proved themselves every call waits for its return probe, and is compared. From then on the
+//! record is made on entry. The one thing that cannot be read beforehand is the first block of a pool that is not in
+//! use yet: that call waits in [`FRESH`] for the next event, whose entry sees the pool.
+
+use aya_ebpf::helpers::bpf_get_current_pid_tgid;
+use aya_ebpf::macros::{uprobe, uretprobe};
+use aya_ebpf::programs::{ProbeContext, RetProbeContext};
+use leaktrace_common::counter::Counter;
+use leaktrace_common::event::{domain, kind};
+use leaktrace_common::pymalloc::{self, Prediction, Resize};
+
+use super::argument;
+use crate::config;
+use crate::emit;
+use crate::maps::{Call, FRESH, IN_OBJ, count, predictions_trusted};
+use crate::stack::{current_thread, stack_id};
+use crate::target::{Target, thread_id};
+
+/// `obj.malloc(ctx, size)`
+#[uprobe]
+fn obj_malloc(ctx: ProbeContext) -> u32 {
+    if let Some(tid) = thread_id() {
+        settle_fresh();
+        enter(tid, 0, argument(&ctx, 1));
+    }
+    0
+}
+
+/// `obj.calloc(ctx, count, size)`
+#[uprobe]
+fn obj_calloc(ctx: ProbeContext) -> u32 {
+    if let Some(tid) = thread_id() {
+        settle_fresh();
+        enter(tid, 0, argument(&ctx, 1).wrapping_mul(argument(&ctx, 2)));
+    }
+    0
+}
+
+/// `obj.realloc(ctx, block, size)`
+#[uprobe]
+fn obj_realloc(ctx: ProbeContext) -> u32 {
+    if let Some(tid) = thread_id() {
+        settle_fresh();
+        let old = argument(&ctx, 1);
+        let size = argument(&ctx, 2);
+        if old == 0 {
+            enter(tid, 0, size);
+        } else {
+            resize(tid, old, size);
+        }
+    }
+    0
+}
+
+/// `obj.free(ctx, block)`
+#[uprobe]
+fn obj_free(ctx: ProbeContext) -> u32 {
+    let block = argument(&ctx, 1);
+    if block != 0
+        && let Some(tid) = thread_id()
+    {
+        settle_fresh();
+        emit::free(kind::FREE, domain::OBJ, tid, block);
+    }
+    0
+}
+
+/// The end of `obj.malloc`, `obj.calloc` and `obj.realloc`, while predictions are not trusted.
+#[uretprobe]
+fn obj_return(ctx: RetProbeContext) -> u32 {
+    if let Some(tid) = thread_id() {
+        leave(tid, ctx.ret());
+    }
+    0
+}
+
+/// A call that will hand out a new block; the old one of a realloc, if any, is freed by it.
+#[inline(always)]
+fn enter(tid: u32, old: u64, size: u64) {
+    let mut domain = domain::OBJ;
+    if !pymalloc::is_small(size) {
+        if !config::large_at_obj() {
+            return;
+        }
+        domain = domain::RAW;
+    }
+    let thread = current_thread();
+    let stack = thread.map_or(0, |thread| stack_id(thread.frame));
+    let mut call =
+        Call { size, stack, predicted: 0, old, tid: u64::from(tid), domain: u64::from(domain) };
+    if domain == domain::RAW {
+        wait(&call);
+        return;
+    }
+    let layout = config::pymalloc();
+    let trusted = predictions_trusted();
+    if layout.usedpools == 0 {
+        wait(&call);
+        return;
+    }
+    if layout.interpreter != 0
+        && thread.is_some_and(|thread| thread.interpreter != layout.interpreter)
+    {
+        if trusted {
+            count(Counter::OtherInterpreter)
+        } else {
+            wait(&call)
+        }
+        return;
+    }
+    match pymalloc::predict(&Target, &layout, size) {
+        Ok(Prediction::Block(block)) if trusted => record(tid, &call, block),
+        Ok(Prediction::FreshPool) if trusted => defer(tid, &call),
+        Ok(Prediction::Block(block)) => {
+            call.predicted = block;
+            wait(&call);
+        }
+        Err(_) if trusted => count(Counter::PredictionFault),
+        _ => wait(&call),
+    }
+}
+
+/// A realloc of a block that is not NULL.
+#[inline(always)]
+fn resize(tid: u32, old: u64, size: u64) {
+    let layout = config::pymalloc();
+    match pymalloc::resize(&Target, &layout, old, size) {
+        // The raw domain's realloc follows and records it.
+        Resize::NotPymalloc => {}
+        Resize::Stays => {
+            let stack = current_thread().map_or(0, |thread| stack_id(thread.frame));
+            emit::realloc(domain::OBJ, tid, old, old, size, stack);
+        }
+        Resize::Moves => enter(tid, old, size),
+        Resize::Leaves => {
+            emit::realloc(domain::OBJ, tid, old, 0, size, 0);
+            if config::large_at_obj() {
+                enter(tid, 0, size);
+            }
+        }
+    }
+}
+
+/// Records a block that is known.
+#[inline(always)]
+fn record(tid: u32, call: &Call, block: u64) {
+    if call.old == 0 {
+        emit::alloc(call.domain as u16, tid, block, call.size, call.stack);
+    } else {
+        emit::realloc(call.domain as u16, tid, call.old, block, call.size, call.stack);
+    }
+}
+
+/// Leaves the call to its return probe.
+#[inline(always)]
+fn wait(call: &Call) {
+    if IN_OBJ.insert(&bpf_get_current_pid_tgid(), call, 0).is_err() {
+        count(Counter::InFlightFull);
+    }
+}
+
+/// Leaves the call's block to the next event; what it frees is told now.
+#[inline(always)]
+fn defer(tid: u32, call: &Call) {
+    if call.old != 0 {
+        emit::realloc(domain::OBJ, tid, call.old, 0, call.size, 0);
+    }
+    if let Some(fresh) = FRESH.get_ptr_mut(0) {
+        // SAFETY: the GIL is held by this thread, which alone writes here; the slot is never removed.
+        unsafe { *fresh = *call };
+    }
+}
+
+/// Records the block of the last call, if it came from a fresh pool.
+#[inline(always)]
+fn settle_fresh() {
+    if let Some(fresh) = FRESH.get_ptr_mut(0) {
+        // SAFETY: the slot is never removed; the GIL is held by this thread.
+        if unsafe { (*fresh).size } != 0 {
+            settle(fresh);
+        }
+    }
+}
+
+#[inline(never)]
+fn settle(fresh: *mut Call) -> u32 {
+    if fresh.is_null() {
+        return 0;
+    }
+    // SAFETY: the slot is never removed; the GIL is held by this thread.
+    let call = unsafe { *fresh };
+    // SAFETY: as above.
+    unsafe { (*fresh).size = 0 };
+    match pymalloc::fresh_block(&Target, &config::pymalloc(), call.size) {
+        Some(block) => {
+            count(Counter::FreshPoolFound);
+            emit::alloc(domain::OBJ, call.tid as u32, block, call.size, call.stack);
+        }
+        None => count(Counter::FreshPoolLost),
+    }
+    0
+}
+
+/// The end of a call that waited.
+#[inline(always)]
+fn leave(tid: u32, block: u64) {
+    let key = bpf_get_current_pid_tgid();
+    // SAFETY: only this thread uses its entry, and it stands at this probe.
+    let Some(&call) = (unsafe { IN_OBJ.get(&key) }) else { return };
+    // It was there a moment ago, and nobody else removes it.
+    let _ = IN_OBJ.remove(&key);
+    if block == 0 {
+        count(Counter::AllocationFailed);
+        return;
+    }
+    if call.predicted != 0 {
+        let right = call.predicted == block;
+        count(if right { Counter::PredictionRight } else { Counter::PredictionWrong });
+    }
+    record(tid, &call, block);
+}

@@ -1,0 +1,348 @@
+//! The BPF programs in the kernel: loading, attaching, their records, counters and switches.
+
+use std::collections::BTreeMap;
+use std::num::NonZeroU32;
+use std::path::Path;
+
+use aya::maps::{Array, HashMap, MapData, PerCpuArray, RingBuf};
+use aya::programs::uprobe::{UProbe, UProbeLinkId, UProbeScope};
+use aya::{Ebpf, EbpfLoader};
+use leaktrace_common::config::{Config, TargetIdentity, switch};
+use leaktrace_common::counter::{Counter, SLOTS};
+
+use super::{KernelError, lock};
+
+/// The object that is built from `leaktrace-ebpf` and checked in.
+static OBJECT: &[u8] = aya::include_bytes_aligned!("../../ebpf/leaktrace.bpf.o");
+
+/// Names a file with another object to load: how the tests run on one that was just built.
+const OBJECT_VARIABLE: &str = "LEAKTRACE_BPF_OBJECT";
+
+/// The programs, by where they belong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Probe {
+    /// Entry of `malloc` of the obj and mem tables.
+    ObjMalloc,
+    /// Entry of their `calloc`.
+    ObjCalloc,
+    /// Entry of their `realloc`.
+    ObjRealloc,
+    /// Entry of their `free`.
+    ObjFree,
+    /// Return of their `malloc`, `calloc`, `realloc`.
+    ObjReturn,
+    /// Entry of `malloc` of the raw table.
+    RawMalloc,
+    /// Entry of its `calloc`.
+    RawCalloc,
+    /// Entry of its `realloc`.
+    RawRealloc,
+    /// Entry of its `free`.
+    RawFree,
+    /// Return of its `malloc`, `calloc`, `realloc`.
+    RawReturn,
+    /// The empty program that times a hit.
+    Calibrate,
+}
+
+impl Probe {
+    const ALL: [Self; 11] = [
+        Self::ObjMalloc,
+        Self::ObjCalloc,
+        Self::ObjRealloc,
+        Self::ObjFree,
+        Self::ObjReturn,
+        Self::RawMalloc,
+        Self::RawCalloc,
+        Self::RawRealloc,
+        Self::RawFree,
+        Self::RawReturn,
+        Self::Calibrate,
+    ];
+
+    /// The program's name in the object.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::ObjMalloc => "obj_malloc",
+            Self::ObjCalloc => "obj_calloc",
+            Self::ObjRealloc => "obj_realloc",
+            Self::ObjFree => "obj_free",
+            Self::ObjReturn => "obj_return",
+            Self::RawMalloc => "raw_malloc",
+            Self::RawCalloc => "raw_calloc",
+            Self::RawRealloc => "raw_realloc",
+            Self::RawFree => "raw_free",
+            Self::RawReturn => "raw_return",
+            Self::Calibrate => "calibrate",
+        }
+    }
+}
+
+/// The loaded programs. Dropping them detaches every probe.
+pub struct Programs {
+    ebpf: Ebpf,
+    events: RingBuf<MapData>,
+    links: BTreeMap<Probe, Vec<UProbeLinkId>>,
+}
+
+impl Programs {
+    /// Loads the programs for a target that `config` describes, and takes the lock on it.
+    ///
+    /// # Errors
+    /// The kernel refuses them, or another leaktrace traces the same target.
+    pub fn load(config: &Config, target: TargetIdentity) -> Result<Self, KernelError> {
+        let mut ebpf = load_object(config)?;
+        lock::take(&mut ebpf, target)?;
+        for probe in Probe::ALL {
+            program(&mut ebpf, probe)?.load().map_err(|error| load_failed(&error))?;
+        }
+        let events = ebpf.take_map("EVENTS").ok_or_else(|| map_failed("EVENTS", "missing"))?;
+        let events = RingBuf::try_from(events).map_err(|error| map_failed("EVENTS", error))?;
+        Ok(Self { ebpf, events, links: BTreeMap::new() })
+    }
+
+    /// Puts `probe` on the instruction at `offset` of `file`, for the process `pid`.
+    ///
+    /// # Errors
+    /// The kernel refuses that instruction or that file.
+    pub fn attach(
+        &mut self,
+        probe: Probe,
+        file: &Path,
+        offset: u64,
+        pid: NonZeroU32,
+    ) -> Result<(), KernelError> {
+        let link = program(&mut self.ebpf, probe)?
+            .attach(offset, file, UProbeScope::OneProcess(pid))
+            .map_err(|error| KernelError::Attach {
+                probe: probe.name(),
+                file: file.display().to_string(),
+                offset,
+                cause: chain(&error),
+            })?;
+        self.links.entry(probe).or_default().push(link);
+        Ok(())
+    }
+
+    /// Takes `probe` off wherever it is.
+    pub fn detach(&mut self, probe: Probe) {
+        for link in self.links.remove(&probe).unwrap_or_default() {
+            if let Err(error) = program(&mut self.ebpf, probe)
+                .and_then(|program| program.detach(link).map_err(|error| load_failed(&error)))
+            {
+                tracing::warn!("cannot detach `{}`: {error}", probe.name());
+            }
+        }
+    }
+
+    /// Takes every probe off.
+    pub fn detach_all(&mut self) {
+        for probe in Probe::ALL {
+            self.detach(probe);
+        }
+    }
+
+    /// Hands up to `most` records to `take`, oldest first; returns how many there were.
+    pub fn drain(&mut self, most: usize, mut take: impl FnMut(&[u8])) -> usize {
+        let mut drained = 0;
+        while drained < most
+            && let Some(record) = self.events.next()
+        {
+            take(&record);
+            drained += 1;
+        }
+        drained
+    }
+
+    /// Lets the programs predict blocks instead of waiting for return probes.
+    ///
+    /// # Errors
+    /// The map cannot be written.
+    pub fn trust_predictions(&mut self) -> Result<(), KernelError> {
+        let map = self.ebpf.map_mut("SWITCHES").ok_or_else(|| map_failed("SWITCHES", "missing"))?;
+        let mut switches =
+            Array::<_, u32>::try_from(map).map_err(|error| map_failed("SWITCHES", error))?;
+        switches.set(switch::TRUST_PREDICTION, 1, 0).map_err(|error| map_failed("SWITCHES", error))
+    }
+
+    /// Has the frames of these stacks sent again when they come next.
+    pub fn forget_stacks(&mut self, ids: impl IntoIterator<Item = u64>) {
+        let Some(map) = self.ebpf.map_mut("KNOWN") else { return };
+        let Ok(mut known) = HashMap::<_, u64, u8>::try_from(map) else { return };
+        for id in ids {
+            // An id that is not there was evicted: it will be sent again anyway.
+            let _ = known.remove(&id);
+        }
+    }
+
+    /// The counters of the kernel side that are not zero, summed over the CPUs.
+    ///
+    /// # Errors
+    /// The map cannot be read.
+    pub fn counters(&self) -> Result<BTreeMap<Counter, u64>, KernelError> {
+        let map = self.ebpf.map("COUNTERS").ok_or_else(|| map_failed("COUNTERS", "missing"))?;
+        let counters =
+            PerCpuArray::<_, u64>::try_from(map).map_err(|error| map_failed("COUNTERS", error))?;
+        let mut counts = BTreeMap::new();
+        for &counter in Counter::ALL {
+            debug_assert!((counter as u32) < SLOTS);
+            let values = counters
+                .get(&(counter as u32), 0)
+                .map_err(|error| map_failed("COUNTERS", error))?;
+            let sum = values.iter().sum();
+            if sum != 0 {
+                counts.insert(counter, sum);
+            }
+        }
+        Ok(counts)
+    }
+
+    /// Nanoseconds that one run of `probe` took on average, as the kernel measured it; `None` before its first
+    /// measured run. Runs are measured only while BPF statistics are switched on.
+    #[must_use]
+    pub fn mean_run_ns(&self, probe: Probe) -> Option<f64> {
+        let program: &UProbe = self.ebpf.program(probe.name())?.try_into().ok()?;
+        let info = program.info().ok()?;
+        let runs = info.run_count();
+        (runs > 0).then(|| info.run_time().as_nanos() as f64 / runs as f64)
+    }
+
+    /// Instructions that the verifier walked through for `probe` (kernel 5.16 and newer).
+    #[must_use]
+    pub fn verified_instructions(&self, probe: Probe) -> Option<u32> {
+        let program: &UProbe = self.ebpf.program(probe.name())?.try_into().ok()?;
+        program.info().ok()?.verified_instruction_count()
+    }
+}
+
+fn load_object(config: &Config) -> Result<Ebpf, KernelError> {
+    let mut loader = EbpfLoader::new();
+    loader.override_global("CONFIG", config, true);
+    let loaded = match std::env::var_os(OBJECT_VARIABLE) {
+        Some(path) => loader.load_file(Path::new(&path)),
+        None => loader.load(OBJECT),
+    };
+    loaded.map_err(|error| load_failed(&error))
+}
+
+fn program(ebpf: &mut Ebpf, probe: Probe) -> Result<&mut UProbe, KernelError> {
+    ebpf.program_mut(probe.name())
+        .ok_or_else(|| KernelError::Load(format!("the object has no program `{}`", probe.name())))?
+        .try_into()
+        .map_err(|error| load_failed(&error))
+}
+
+fn load_failed(error: &dyn std::error::Error) -> KernelError {
+    KernelError::Load(chain(error))
+}
+
+fn map_failed(map: &'static str, cause: impl ToString) -> KernelError {
+    KernelError::Map { map, cause: cause.to_string() }
+}
+
+/// Characters of an error text that are kept: the kernel's verifier explains itself on thousands of lines.
+const LONGEST_TEXT: usize = 400;
+
+/// An error with its causes, on one line. Of a long one the end is kept, where the verifier says what it minds.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    match line.char_indices().rev().nth(LONGEST_TEXT) {
+        Some((start, _)) => format!("[..] {}", &line[start..]),
+        None => line,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use leaktrace_common::layout::{FrameLayout, PymallocLayout, THREAD_POINTER, ThreadLayout};
+
+    use super::*;
+
+    /// The shapes of CPython 3.8 and of 3.12: every branch of the programs is live in one of them.
+    fn configurations() -> [Config; 2] {
+        let pymalloc = PymallocLayout {
+            usedpools: 0x1000,
+            interpreter: 0x2000,
+            pool_bytes: 16 << 10,
+            pool_header: 48,
+            class_shift: 4,
+        };
+        let old = Config {
+            tgid: 1,
+            fsbase: 0x1000,
+            large_at_obj: 1,
+            thread: ThreadLayout {
+                source: THREAD_POINTER,
+                location: 0x1000,
+                interp: 16,
+                thread_id: 176,
+                frame: 24,
+                ..Default::default()
+            },
+            frame: FrameLayout {
+                bytes: 112,
+                previous: 24,
+                code: 32,
+                position: 104,
+                lasti_unit: 1,
+                ..Default::default()
+            },
+            pymalloc,
+        };
+        let new = Config {
+            large_at_obj: 0,
+            thread: ThreadLayout {
+                source: leaktrace_common::layout::THREAD_TLS,
+                indirect: 1,
+                ..old.thread
+            },
+            frame: FrameLayout {
+                bytes: 80,
+                previous: 8,
+                code: 0,
+                position: 56,
+                owner: 70,
+                first_shim_owner: 3,
+                code_start: 192,
+                lasti_unit: 0,
+                code_tag: 1,
+            },
+            ..old
+        };
+        [old, new]
+    }
+
+    #[test]
+    fn the_kernel_accepts_the_programs_for_every_shape_of_frames() {
+        if let Err(error) = crate::kernel::features::Kernel::check() {
+            assert!(std::env::var_os("CI").is_none(), "in CI this test must run: {error}");
+            eprintln!("skipped: {error}");
+            return;
+        }
+        for (number, config) in configurations().into_iter().enumerate() {
+            let identity =
+                TargetIdentity { pid_namespace: 1, pid: u64::MAX, start_ticks: number as u64 };
+            let mut programs = Programs::load(&config, identity).unwrap();
+            for probe in Probe::ALL {
+                eprintln!("{}: {:?} verified", probe.name(), programs.verified_instructions(probe));
+            }
+            assert!(matches!(
+                Programs::load(&config, identity),
+                Err(KernelError::AlreadyTraced { .. })
+            ));
+            let hit = crate::kernel::calibrate::empty_hit_ns(&mut programs).unwrap();
+            eprintln!("an empty hit takes {hit:.0} ns");
+            assert!(hit > 10.0 && hit < 1e6);
+        }
+    }
+}
