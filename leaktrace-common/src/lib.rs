@@ -2,7 +2,7 @@
 //!
 //! Nothing in here knows of BPF, of files or of the clock: addresses and words go in, numbers come out. The same
 //! source is compiled into the BPF object and into host tests that run it on captured memory.
-#![no_std]
+#![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_op_in_unsafe_fn)]
 
 pub mod config;

@@ -102,7 +102,8 @@ pub fn resize<M: Memory>(memory: &M, layout: &PymallocLayout, block: u64, size: 
     let offset = (block - pool).wrapping_sub(layout.pool_header);
     let freeblock = field(&words, POOL_FREEBLOCK);
     let count = u64::from(field32(&words, POOL_COUNT));
-    if block - pool >= u64::from(field32(&words, POOL_NEXTOFFSET))
+    if block - pool < layout.pool_header
+        || block - pool >= u64::from(field32(&words, POOL_NEXTOFFSET))
         || !offset.is_multiple_of(block_bytes)
         || count.wrapping_sub(1) > layout.pool_bytes >> layout.class_shift
         || (freeblock != 0 && freeblock & !(layout.pool_bytes - 1) != pool)

@@ -1,0 +1,306 @@
+//! What the user typed, checked: flags become options that cannot contradict each other.
+
+mod units;
+
+use std::ffi::OsString;
+use std::num::NonZeroU32;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::report::CmdlineMode;
+
+/// Exit code: the report is printed.
+pub const EXIT_DONE: u8 = 0;
+/// Exit code: something went wrong, in one line on stderr.
+pub const EXIT_ERROR: u8 = 1;
+/// Exit code: the command line makes no sense.
+pub const EXIT_USAGE: u8 = 2;
+/// Exit code: `--fail-on` matched.
+pub const EXIT_MATCHED: u8 = 10;
+
+const EXIT_CODES: &str = "Exit codes: 0 done (also when the target ended, or a signal ended the tracing), 1 error, \
+                          2 usage, 10 --fail-on matched.";
+
+/// Finds memory leaks in running CPython services from outside.
+#[derive(Debug, Parser)]
+#[command(
+    name = "leaktrace",
+    version,
+    about,
+    after_help = EXIT_CODES,
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true
+)]
+struct Typed {
+    #[command(subcommand)]
+    command: Option<TypedCommand>,
+    #[command(flatten)]
+    trace: TraceFlags,
+}
+
+#[derive(Debug, Subcommand)]
+enum TypedCommand {
+    /// Trace a running Python process, and report which lines hold memory that grows
+    #[command(after_help = EXIT_CODES)]
+    Trace(TraceFlags),
+    /// Start a small leaking service and trace it: what to run first
+    Demo(DemoFlags),
+    /// Find what a killed leaktrace left behind in a process, and put it right
+    Doctor(DoctorFlags),
+}
+
+#[derive(Args, Debug)]
+struct TraceFlags {
+    /// Process to trace
+    #[arg(long, value_name = "PID", required = true)]
+    pid: Option<NonZeroU32>,
+    /// How long to trace: 30s, 10m, 12h; without it until Ctrl-C or the target's end
+    #[arg(long, value_name = "TIME", value_parser = units::duration)]
+    duration: Option<Duration>,
+    /// Trace every allocation and free (the only mode of this version)
+    #[arg(long)]
+    exact: bool,
+    /// Bound the cost to the target (not in this version)
+    #[arg(long, value_name = "PERCENT", value_parser = units::percent, hide = true)]
+    budget: Option<f64>,
+    /// Write nothing into the target: see only what calls the allocator's own functions
+    #[arg(long)]
+    no_gate: bool,
+    #[command(flatten)]
+    report: ReportFlags,
+    /// Memory for what is known of live blocks; what does not fit is counted
+    #[arg(long, value_name = "SIZE", default_value = "1GiB", value_parser = units::size)]
+    max_memory: u64,
+    /// Let the BPF programs log what they do, to stderr
+    #[arg(long)]
+    bpf_log: bool,
+}
+
+#[derive(Args, Debug)]
+struct ReportFlags {
+    /// Form of the report
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    format: Format,
+    /// File for the report instead of stdout
+    #[arg(long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// Sites that the text report lists
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    top: usize,
+    /// Exit with code 10 if any site has this verdict; growing includes leaking
+    #[arg(long, value_name = "VERDICT", value_enum)]
+    fail_on: Option<FailOn>,
+    /// How the target's command line is shown
+    #[arg(long, value_name = "MODE", value_enum, default_value_t = Cmdline::Redacted)]
+    cmdline: Cmdline,
+}
+
+#[derive(Args, Debug)]
+struct DemoFlags {
+    /// Python to run the service with
+    #[arg(long, value_name = "PATH", default_value = "python3")]
+    python: OsString,
+    /// How long to trace the service
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = units::duration)]
+    duration: Duration,
+    /// Form of the report
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    format: Format,
+    /// Seed of the service's random requests
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    seed: u64,
+}
+
+#[derive(Args, Debug)]
+struct DoctorFlags {
+    /// Process to look at
+    #[arg(long, value_name = "PID")]
+    pid: NonZeroU32,
+}
+
+/// Forms of a report.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For people.
+    Text,
+    /// For programs: `leaktrace.report/1`.
+    Json,
+}
+
+/// What makes the program exit with [`EXIT_MATCHED`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum FailOn {
+    /// A site that is leaking.
+    Leaking,
+    /// A site that is leaking or growing.
+    Growing,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Cmdline {
+    Full,
+    Redacted,
+    None,
+}
+
+/// What to do.
+#[derive(Clone, Debug)]
+pub enum Command {
+    /// Trace a process.
+    Trace(TraceOptions),
+    /// Trace the demo service.
+    Demo(DemoOptions),
+    /// Look for what was left behind.
+    Doctor {
+        /// Process to look at.
+        pid: NonZeroU32,
+    },
+}
+
+/// How to trace a process.
+#[derive(Clone, Debug)]
+pub struct TraceOptions {
+    /// Process to trace.
+    pub pid: NonZeroU32,
+    /// How long; `None` until a signal or the target's end.
+    pub duration: Option<Duration>,
+    /// Whether the gate may be opened.
+    pub gate: bool,
+    /// How to report.
+    pub report: ReportOptions,
+    /// Bytes for the table of live blocks.
+    pub max_memory: u64,
+    /// Whether the BPF programs log.
+    pub bpf_log: bool,
+}
+
+/// How to report.
+#[derive(Clone, Debug)]
+pub struct ReportOptions {
+    /// Its form.
+    pub format: Format,
+    /// Where to; `None` is stdout.
+    pub output: Option<PathBuf>,
+    /// Sites that a report for people lists.
+    pub top: usize,
+    /// What is a failure.
+    pub fail_on: Option<FailOn>,
+    /// How the target's command line is shown.
+    pub cmdline: CmdlineMode,
+}
+
+/// How to run the demo.
+#[derive(Clone, Debug)]
+pub struct DemoOptions {
+    /// Python to run the service with.
+    pub python: OsString,
+    /// How long to trace it.
+    pub duration: Duration,
+    /// Form of the report.
+    pub format: Format,
+    /// Seed of the service's random requests.
+    pub seed: u64,
+}
+
+/// Reads the command line.
+///
+/// # Errors
+/// What clap says of it: also `--help` and `--version`, whose text goes to stdout with exit code 0.
+pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, clap::Error> {
+    let typed = Typed::try_parse_from(arguments)?;
+    match typed.command {
+        None => check_trace(typed.trace),
+        Some(TypedCommand::Trace(flags)) => check_trace(flags),
+        Some(TypedCommand::Demo(flags)) => Ok(Command::Demo(DemoOptions {
+            python: flags.python,
+            duration: flags.duration,
+            format: flags.format,
+            seed: flags.seed,
+        })),
+        Some(TypedCommand::Doctor(flags)) => Ok(Command::Doctor { pid: flags.pid }),
+    }
+}
+
+fn check_trace(flags: TraceFlags) -> Result<Command, clap::Error> {
+    if flags.budget.is_some() {
+        let text = if flags.exact {
+            "--budget and --exact exclude each other"
+        } else {
+            "--budget is not there yet: this version traces every allocation (--exact)"
+        };
+        return Err(usage(text));
+    }
+    let pid = flags.pid.ok_or_else(|| usage("--pid is missing"))?;
+    Ok(Command::Trace(TraceOptions {
+        pid,
+        duration: flags.duration,
+        gate: !flags.no_gate,
+        report: ReportOptions {
+            format: flags.report.format,
+            output: flags.report.output,
+            top: flags.report.top,
+            fail_on: flags.report.fail_on,
+            cmdline: match flags.report.cmdline {
+                Cmdline::Full => CmdlineMode::Full,
+                Cmdline::Redacted => CmdlineMode::Redacted,
+                Cmdline::None => CmdlineMode::None,
+            },
+        },
+        max_memory: flags.max_memory,
+        bpf_log: flags.bpf_log,
+    }))
+}
+
+/// A usage error on one line.
+fn usage(text: &str) -> clap::Error {
+    clap::Error::raw(clap::error::ErrorKind::ArgumentConflict, format!("{text}\n"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse_line(line: &str) -> Result<Command, clap::Error> {
+        parse(line.split(' ').map(OsString::from))
+    }
+
+    #[test]
+    fn a_pid_alone_is_short_for_trace() {
+        for line in ["leaktrace --pid 12", "leaktrace trace --pid 12 --exact"] {
+            let Command::Trace(options) = parse_line(line).unwrap() else { panic!("{line}") };
+            assert_eq!((options.pid.get(), options.duration, options.gate), (12, None, true));
+            assert_eq!(options.report.top, 20);
+        }
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_a_usage_error() {
+        for line in [
+            "leaktrace",
+            "leaktrace --pid 0",
+            "leaktrace --pid x",
+            "leaktrace --pid 1 --budget 1%",
+            "leaktrace --pid 1 --budget 1 --exact",
+            "leaktrace --pid 1 --duration 3parsecs",
+            "leaktrace --pid 1 --fail-on stable",
+            "leaktrace doctor",
+        ] {
+            let error = parse_line(line).unwrap_err();
+            assert_eq!(error.exit_code(), i32::from(EXIT_USAGE), "{line}: {error}");
+        }
+    }
+
+    #[test]
+    fn the_refusal_of_a_budget_is_one_line() {
+        let error = parse_line("leaktrace --pid 1 --budget 1%").unwrap_err().to_string();
+        assert_eq!(error.trim_end().lines().count(), 1, "{error}");
+    }
+
+    #[test]
+    fn the_definition_of_the_flags_is_consistent() {
+        use clap::CommandFactory as _;
+        Typed::command().debug_assert();
+    }
+}
