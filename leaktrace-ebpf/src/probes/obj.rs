@@ -7,6 +7,7 @@
 use aya_ebpf::helpers::bpf_get_current_pid_tgid;
 use aya_ebpf::macros::{uprobe, uretprobe};
 use aya_ebpf::programs::{ProbeContext, RetProbeContext};
+use aya_log_ebpf::debug;
 use leaktrace_common::counter::Counter;
 use leaktrace_common::event::{domain, kind};
 use leaktrace_common::pymalloc::{self, Prediction, Resize};
@@ -71,7 +72,7 @@ fn obj_free(ctx: ProbeContext) -> u32 {
 #[uretprobe]
 fn obj_return(ctx: RetProbeContext) -> u32 {
     if let Some(tid) = thread_id() {
-        leave(tid, ctx.ret());
+        leave(&ctx, tid, ctx.ret());
     }
     0
 }
@@ -205,7 +206,7 @@ fn settle(fresh: *mut Call) -> u32 {
 
 /// The end of a call that waited.
 #[inline(always)]
-fn leave(tid: u32, block: u64) {
+fn leave(ctx: &RetProbeContext, tid: u32, block: u64) {
     let key = bpf_get_current_pid_tgid();
     // SAFETY: only this thread uses its entry, and it stands at this probe.
     let Some(&call) = (unsafe { IN_OBJ.get(&key) }) else { return };
@@ -218,6 +219,9 @@ fn leave(tid: u32, block: u64) {
     if call.predicted != 0 {
         let right = call.predicted == block;
         count(if right { Counter::PredictionRight } else { Counter::PredictionWrong });
+        if !right {
+            debug!(ctx, "predicted {:x} for {} bytes, got {:x}", call.predicted, call.size, block);
+        }
     }
     record(tid, &call, block);
 }

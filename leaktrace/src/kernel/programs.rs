@@ -7,6 +7,7 @@ use std::path::Path;
 use aya::maps::{Array, HashMap, MapData, PerCpuArray, RingBuf};
 use aya::programs::uprobe::{UProbe, UProbeLinkId, UProbeScope};
 use aya::{Ebpf, EbpfLoader};
+use aya_log::EbpfLogger;
 use leaktrace_common::config::{Config, TargetIdentity, switch};
 use leaktrace_common::counter::{Counter, SLOTS};
 
@@ -84,22 +85,29 @@ pub struct Programs {
     ebpf: Ebpf,
     events: RingBuf<MapData>,
     links: BTreeMap<Probe, Vec<UProbeLinkId>>,
+    log: Option<EbpfLogger<&'static dyn log::Log>>,
 }
 
 impl Programs {
-    /// Loads the programs for a target that `config` describes, and takes the lock on it.
+    /// Loads the programs for a target that `config` describes, and takes the lock on it. With `log` they log what
+    /// they do, through the `log` crate.
     ///
     /// # Errors
     /// The kernel refuses them, or another leaktrace traces the same target.
-    pub fn load(config: &Config, target: TargetIdentity) -> Result<Self, KernelError> {
-        let mut ebpf = load_object(config)?;
+    pub fn load(config: &Config, target: TargetIdentity, log: bool) -> Result<Self, KernelError> {
+        let mut ebpf = load_object(config, log)?;
         lock::take(&mut ebpf, target)?;
         for probe in Probe::ALL {
             program(&mut ebpf, probe)?.load().map_err(|error| load_failed(&error))?;
         }
         let events = ebpf.take_map("EVENTS").ok_or_else(|| map_failed("EVENTS", "missing"))?;
         let events = RingBuf::try_from(events).map_err(|error| map_failed("EVENTS", error))?;
-        Ok(Self { ebpf, events, links: BTreeMap::new() })
+        let log = if log {
+            Some(EbpfLogger::init(&mut ebpf).map_err(|error| load_failed(&error))?)
+        } else {
+            None
+        };
+        Ok(Self { ebpf, events, links: BTreeMap::new(), log })
     }
 
     /// Puts `probe` on the instruction at `offset` of `file`, for the process `pid`.
@@ -153,6 +161,13 @@ impl Programs {
             drained += 1;
         }
         drained
+    }
+
+    /// Hands on what the programs have logged.
+    pub fn flush_log(&mut self) {
+        if let Some(log) = &mut self.log {
+            log.flush();
+        }
     }
 
     /// Lets the programs predict blocks instead of waiting for return probes.
@@ -216,8 +231,10 @@ impl Programs {
     }
 }
 
-fn load_object(config: &Config) -> Result<Ebpf, KernelError> {
+fn load_object(config: &Config, log: bool) -> Result<Ebpf, KernelError> {
+    let level: u8 = if log { u8::MAX } else { 0 };
     let mut loader = EbpfLoader::new();
+    loader.override_global(aya_log::LEVEL, &level, true);
     loader.override_global("CONFIG", config, true);
     let loaded = match std::env::var_os(OBJECT_VARIABLE) {
         Some(path) => loader.load_file(Path::new(&path)),
@@ -332,12 +349,12 @@ mod tests {
         for (number, config) in configurations().into_iter().enumerate() {
             let identity =
                 TargetIdentity { pid_namespace: 1, pid: u64::MAX, start_ticks: number as u64 };
-            let mut programs = Programs::load(&config, identity).unwrap();
+            let mut programs = Programs::load(&config, identity, number == 1).unwrap();
             for probe in Probe::ALL {
                 eprintln!("{}: {:?} verified", probe.name(), programs.verified_instructions(probe));
             }
             assert!(matches!(
-                Programs::load(&config, identity),
+                Programs::load(&config, identity, false),
                 Err(KernelError::AlreadyTraced { .. })
             ));
             let hit = crate::kernel::calibrate::empty_hit_ns(&mut programs).unwrap();
