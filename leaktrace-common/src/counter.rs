@@ -25,6 +25,12 @@ macro_rules! counters {
                 match self { $(Self::$variant => $text,)+ }
             }
 
+            /// Whether a reader should be told: the others only say that all went as it should.
+            #[must_use]
+            pub const fn is_trouble(self) -> bool {
+                !matches!(self, Self::PredictionRight | Self::FreshPoolFound)
+            }
+
             /// Whether each count is an allocation or a free that no site knows of.
             #[must_use]
             pub const fn loses_events(self) -> bool {

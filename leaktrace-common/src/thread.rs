@@ -41,7 +41,7 @@ pub fn current<M: Memory>(
     } else {
         layout.location
     };
-    let state = memory.word(location).map_err(|_| NoStack::Fault)?;
+    let state = memory.word(location).map_err(|_fault| NoStack::Fault)?;
     if state == 0 {
         return Err(NoStack::NoThread);
     }
@@ -57,5 +57,5 @@ pub fn current<M: Memory>(
 
 #[inline(always)]
 fn word<M: Memory>(memory: &M, base: u64, offset: u64) -> Result<u64, NoStack> {
-    memory.word(base.wrapping_add(offset)).map_err(|_| NoStack::Fault)
+    memory.word(base.wrapping_add(offset)).map_err(|_fault| NoStack::Fault)
 }

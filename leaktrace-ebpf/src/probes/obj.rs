@@ -63,7 +63,11 @@ fn obj_free(ctx: ProbeContext) -> u32 {
         && let Some(tid) = thread_id()
     {
         settle_fresh();
-        emit::free(kind::FREE, domain::OBJ, tid, block);
+        // Where `free` is probed at its own entry, a realloc that moves its block frees the old one here: its return
+        // probe records that. (Once predictions are trusted there is none; userspace then tells by the order.)
+        if predictions_trusted() || awaited_realloc() != block {
+            emit::free(kind::FREE, domain::OBJ, tid, block);
+        }
     }
     0
 }
@@ -154,9 +158,20 @@ fn record(tid: u32, call: &Call, block: u64) {
     }
 }
 
-/// Leaves the call to its return probe.
+/// The old block of the realloc that this thread is in and that waits for its return probe; 0 where there is none.
+#[inline(always)]
+fn awaited_realloc() -> u64 {
+    // SAFETY: only this thread uses its entry, and it stands at this probe.
+    unsafe { IN_OBJ.get(&bpf_get_current_pid_tgid()) }.map_or(0, |call| call.old)
+}
+
+/// Leaves the call to its return probe. A malloc inside of a realloc that waits already is the same block: whichever
+/// returns first tells it.
 #[inline(always)]
 fn wait(call: &Call) {
+    if call.old == 0 && awaited_realloc() != 0 {
+        return;
+    }
     if IN_OBJ.insert(&bpf_get_current_pid_tgid(), call, 0).is_err() {
         count(Counter::InFlightFull);
     }
