@@ -11,10 +11,11 @@
 use std::io;
 use std::sync::Arc;
 
-use crate::cpython::tables::{Domain, Function};
+use crate::cpython::tables::Slot as Function;
 use crate::target::memory::{ProcessMemory, ReadMemory as _};
 
 pub mod point;
+pub mod repair;
 
 /// Hooks that may be stacked over a table: tracemalloc over debug hooks, and room for one more.
 const MOST_HOOKS: usize = 3;
@@ -22,8 +23,6 @@ const MOST_HOOKS: usize = 3;
 /// One function pointer of one allocator table, with the two values that it may have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Slot {
-    /// The table that it belongs to.
-    pub domain: Domain,
     /// Which of the table's functions it leads to.
     pub function: Function,
     /// Address of the table.
@@ -108,20 +107,12 @@ impl Gate {
         if outcome != Outcome::Foreign {
             return Ok(outcome);
         }
-        let mut context = self.memory.read_u64(slot.table).unwrap_or(0);
-        for _ in 0..MOST_HOOKS {
-            if context == 0 {
-                break;
+        for table in copies(&self.memory, slot.table) {
+            let address = table.wrapping_add(slot.function.offset());
+            if self.memory.read_u64(address) == Ok(slot.open) {
+                self.write(address, slot.open, slot.closed)?;
+                return Ok(Outcome::WrittenBehindHook);
             }
-            // tracemalloc's `ctx` is the saved table itself; a debug hook's is `{api_id, saved table}`.
-            for table in [context, context.wrapping_add(8)] {
-                let address = table.wrapping_add(slot.function.offset());
-                if self.memory.read_u64(address) == Ok(slot.open) {
-                    self.write(address, slot.open, slot.closed)?;
-                    return Ok(Outcome::WrittenBehindHook);
-                }
-            }
-            context = self.memory.read_u64(context).unwrap_or(0);
         }
         Ok(Outcome::Foreign)
     }
@@ -152,6 +143,21 @@ impl Drop for Gate {
         // A target that is gone has no gate left to close.
         let _ = self.close();
     }
+}
+
+/// Where hooks over the table at `address` may keep the table that was there before: behind their contexts.
+fn copies(memory: &ProcessMemory, address: u64) -> Vec<u64> {
+    let mut copies = Vec::new();
+    let mut table = address;
+    for _ in 0..MOST_HOOKS {
+        match memory.read_u64(table) {
+            // tracemalloc's `ctx` is the saved table itself; a debug hook's is `{api_id, saved table}`.
+            Ok(context) if context != 0 => copies.extend([context, context.wrapping_add(8)]),
+            _ => break,
+        }
+        table = copies.last().map_or(0, |copy| copy.wrapping_sub(8));
+    }
+    copies
 }
 
 fn gone() -> io::Error {
