@@ -115,7 +115,7 @@ mod tests {
             return;
         };
         let offset = find(&bytes).unwrap();
-        assert!(offset > 0 && offset % 8 == 0 && offset < 64 << 10, "{offset}");
+        assert!(offset > 0 && offset.is_multiple_of(8) && offset < 64 << 10, "{offset}");
     }
 
     #[test]

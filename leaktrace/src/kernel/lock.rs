@@ -30,6 +30,12 @@ pub(super) fn take(ebpf: &mut Ebpf, target: TargetIdentity) -> Result<(), Kernel
     Ok(())
 }
 
+/// Whether a leaktrace has the lock for `target`.
+#[must_use]
+pub fn is_taken(target: TargetIdentity) -> bool {
+    others(0).any(|other| other == target)
+}
+
 /// Whom the other leaktraces on this host trace. A map that vanishes meanwhile belongs to one that ended.
 fn others(own: u32) -> impl Iterator<Item = TargetIdentity> {
     loaded_maps().filter_map(move |info| {

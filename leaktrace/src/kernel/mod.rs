@@ -5,7 +5,7 @@
 mod btf;
 pub mod calibrate;
 pub mod features;
-mod lock;
+pub mod lock;
 pub mod programs;
 
 pub use programs::{Probe, Programs};
@@ -77,4 +77,10 @@ pub enum KernelError {
         /// The target's pid in its own pid namespace.
         pid: u64,
     },
+}
+
+/// Has the kernel measure the runs of BPF programs for as long as the descriptor is open; `None` where it cannot.
+#[must_use]
+pub fn measure_runs() -> Option<std::os::fd::OwnedFd> {
+    aya::sys::enable_stats(aya::sys::Stats::RunTime).ok()
 }
