@@ -1,0 +1,156 @@
+//! Turns allocation events into live bytes and blocks per site.
+//!
+//! Knows nothing of the kernel, the clock or the screen: events go in, snapshots come out. A site is one
+//! ([`Stack`], [`Domain`]), compared as a whole.
+//!
+//! Memory is bounded by [`Options::max_memory`]: three quarters of it are for the table of live blocks (24 to 48
+//! bytes a block, 72 while the table grows), one quarter for the sites (about 1.2 KiB for a quiet one with ten frames, up
+//! to 12 KiB more with a point in every interval). When points need more than their half of that, the time axis gets
+//! coarser. Blocks of sites that do not fit, and blocks that do not fit into the table, are not tracked:
+//! [`Totals::untracked_blocks`] counts them.
+
+#![forbid(unsafe_code)]
+
+mod apply;
+mod domain;
+mod live;
+mod series;
+mod site;
+mod sites;
+mod sizes;
+mod snapshot;
+#[cfg(test)]
+mod tests;
+mod threads;
+
+pub use domain::Domain;
+pub use series::{OlderFrees, Point};
+pub use site::Counts;
+pub use snapshot::{Distribution, SiteSnapshot, Snapshot};
+
+use crate::stack::Stack;
+
+use live::LiveTable;
+use series::{Axis, LEAST_INTERVALS, MAX_INTERVALS};
+use sites::Sites;
+use threads::Threads;
+
+/// Times of birth are kept in these units, of 4.2 ms: 32 bits of them last for 208 days.
+pub const TICK_NS: u64 = 1 << 22;
+
+/// What an aggregator is made for.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Bytes that it may take.
+    pub max_memory: usize,
+    /// When the trace began, on the events' clock.
+    pub started_at_ns: u64,
+    /// Whether frees of the raw domain are seen at all. Where not, raw blocks only seem to live on.
+    pub raw_free_seen: bool,
+}
+
+/// What was seen in all. Raw counts, whatever became of the blocks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Blocks handed out.
+    pub allocations_seen: u64,
+    /// Blocks given back.
+    pub frees_seen: u64,
+    /// Of these, blocks that no site knows: handed out before the trace began, unseen or untracked.
+    pub frees_of_older_blocks: u64,
+    /// Blocks whose free was not seen: another block was handed out at their address.
+    pub missed_frees: u64,
+    /// Blocks that no site counts, for want of memory.
+    pub untracked_blocks: u64,
+    /// Blocks with a stack id that was not defined; they are counted at the empty stack.
+    pub undefined_stacks: u64,
+    /// Events that were lost before they came here.
+    pub events_lost: u64,
+}
+
+/// Events in, numbers per site out.
+pub struct Aggregator {
+    options: Options,
+    axis: Axis,
+    live: LiveTable,
+    sites: Sites,
+    threads: Threads,
+    totals: Totals,
+    older: OlderFrees,
+    older_points: Vec<OlderFrees>,
+}
+
+impl Aggregator {
+    /// Nothing seen so far.
+    #[must_use]
+    pub fn new(options: Options) -> Self {
+        Self {
+            options,
+            axis: Axis::new(options.started_at_ns),
+            live: LiveTable::new(options.max_memory / 4 * 3),
+            sites: Sites::new(options.max_memory / 4),
+            threads: Threads::default(),
+            totals: Totals::default(),
+            older: OlderFrees::default(),
+            older_points: Vec::new(),
+        }
+    }
+
+    /// Says what the stack id stands for from now on. Several ids may stand for the same stack; id 0 always is the
+    /// empty one. False where there is no memory for it: its blocks then go to the empty stack.
+    pub fn define_stack(&mut self, id: u64, stack: Stack) -> bool {
+        self.sites.define(id, stack)
+    }
+
+    /// How many events were lost so far.
+    pub fn set_losses(&mut self, events_lost: u64) {
+        self.totals.events_lost = events_lost;
+    }
+
+    /// Lets time pass up to then. Costs as much as there are sites that changed since the last time.
+    pub fn sample(&mut self, at_ns: u64) {
+        if at_ns < self.axis.closes_at_ns {
+            return;
+        }
+        self.sites.close();
+        self.older.index = self.axis.open;
+        series::push_older(&mut self.older_points, self.older);
+        while self.axis.index_of(at_ns) >= u64::from(MAX_INTERVALS) {
+            self.coarsen();
+        }
+        if self.sites.points_are_many() && self.axis.index_of(at_ns) >= LEAST_INTERVALS {
+            self.coarsen();
+        }
+        self.axis.open_at(at_ns);
+    }
+
+    /// What was seen so far.
+    #[must_use]
+    pub fn totals(&self) -> Totals {
+        self.totals
+    }
+
+    /// Blocks that live and have a site.
+    #[must_use]
+    pub fn live_blocks(&self) -> usize {
+        self.live.len()
+    }
+
+    /// How many sites there are.
+    #[must_use]
+    pub fn site_count(&self) -> usize {
+        self.sites.list.len()
+    }
+
+    /// Bytes that all of this takes, about.
+    #[must_use]
+    pub fn memory(&self) -> usize {
+        self.live.bytes() + self.sites.bytes()
+    }
+
+    fn coarsen(&mut self) {
+        self.axis.coarsen();
+        self.sites.coarsen();
+        series::merge_older(&mut self.older_points);
+    }
+}
