@@ -1,0 +1,239 @@
+//! The document `leaktrace.report/1`, field by field. Only additions are allowed.
+//!
+//! What is not known is null. `*_pct` are percent, `*_fraction` and `confidence` 0 to 1, bytes and blocks integers,
+//! times seconds; `low` and `high` bound 95 %.
+
+use serde::Serialize;
+
+/// The name and version of the document.
+pub const SCHEMA: &str = "leaktrace.report/1";
+
+/// A report.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    /// [`SCHEMA`].
+    pub schema: &'static str,
+    /// The version of leaktrace.
+    pub leaktrace: &'static str,
+    /// The process.
+    pub target: Target,
+    /// The trace.
+    pub session: Session,
+    /// The process's memory.
+    pub memory: Memory,
+    /// Every site, the worst first.
+    pub sites: Vec<Site>,
+    /// What the kernel side counted, where not zero.
+    pub counters: Vec<Counter>,
+    /// What the reader should know, in sentences.
+    pub warnings: Vec<String>,
+}
+
+/// The traced process.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Target {
+    /// Its pid, as the host numbers it.
+    pub pid: u32,
+    /// Its program.
+    pub exe: Option<String>,
+    /// Its command line, without secrets; null where it was not to be told.
+    pub cmdline: Option<Vec<String>>,
+    /// Version of CPython.
+    pub python: Option<String>,
+    /// Build id of the module that holds the interpreter.
+    pub build_id: Option<String>,
+    /// The host.
+    pub hostname: Option<String>,
+    /// Its cgroup.
+    pub cgroup: Option<String>,
+}
+
+/// How it was traced.
+#[derive(Clone, Debug, Serialize)]
+pub struct Session {
+    /// RFC 3339, UTC.
+    pub started_at: String,
+    /// Seconds.
+    pub duration_s: f64,
+    /// `exact` or `budget`.
+    pub mode: &'static str,
+    /// The budget, in budget mode.
+    pub budget_pct: Option<f64>,
+    /// Estimated share of the target's time spent in traps.
+    pub overhead_pct: Option<f64>,
+    /// Share of the time in which events were taken.
+    pub traced_fraction: Option<f64>,
+    /// Estimated share of the allocations that were seen.
+    pub allocations_fraction: Option<f64>,
+    /// `nop`, `endbr`, `entry` or `off`.
+    pub gate: &'static str,
+    /// Share of the allocator's functions whose calls can be seen.
+    pub coverage_pct: Option<f64>,
+    /// `duration`, `signal`, `target_exited`, `target_exec` or `lost`.
+    pub end: &'static str,
+    /// Blocks handed out, as seen.
+    pub allocations_seen: u64,
+    /// Blocks given back, as seen.
+    pub frees_seen: u64,
+    /// Of these, blocks that no site knows.
+    pub frees_of_older_blocks: u64,
+    /// Events that were lost.
+    pub events_lost: u64,
+    /// Windows that stayed open for too long.
+    pub window_overruns: u64,
+    /// Share of the heap's true growth that the sites explain.
+    pub heap_growth_explained_pct: Option<f64>,
+}
+
+/// The process's memory, in bytes.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Memory {
+    /// Resident at the start.
+    pub rss_start: Option<u64>,
+    /// Resident at the end.
+    pub rss_end: Option<u64>,
+    /// In live pymalloc blocks at the start.
+    pub pymalloc_live_start: Option<u64>,
+    /// In live pymalloc blocks at the end.
+    pub pymalloc_live_end: Option<u64>,
+    /// In pymalloc's arenas at the end.
+    pub pymalloc_held_end: Option<u64>,
+    /// The limit of its cgroup.
+    pub limit_bytes: Option<u64>,
+    /// Seconds until that limit is hit.
+    pub time_to_limit_s: Option<f64>,
+    /// Where the memory is.
+    pub breakdown: Option<Breakdown>,
+}
+
+/// Where the memory is, in bytes.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Breakdown {
+    /// Live Python blocks.
+    pub python_live: Option<u64>,
+    /// Held by pymalloc, but free.
+    pub pymalloc_free: Option<u64>,
+    /// The C library's heap and native code's own.
+    pub raw_native: Option<u64>,
+    /// Mapped files.
+    pub file_backed: Option<u64>,
+    /// The rest.
+    pub other: Option<u64>,
+}
+
+/// One (stack, domain).
+#[derive(Clone, Debug, Serialize)]
+pub struct Site {
+    /// 16 hex digits, the same for the same code everywhere.
+    pub id: String,
+    /// `leaking`, `growing`, `sawtooth`, `plateaued` or `stable`.
+    pub verdict: &'static str,
+    /// How sure the verdict is.
+    pub confidence: Option<f64>,
+    /// Why, in sentences.
+    pub evidence: Vec<String>,
+    /// The shape of its series.
+    pub pattern: Option<String>,
+    /// Growth of its live bytes.
+    pub growth_bytes_per_s: Option<Growth>,
+    /// Growth of its live blocks.
+    pub growth_blocks_per_s: Option<f64>,
+    /// Requested bytes of the blocks that live.
+    pub live_bytes: u64,
+    /// Blocks that live.
+    pub live_blocks: u64,
+    /// Requested bytes of all births.
+    pub allocated_bytes: u64,
+    /// Requested bytes of all deaths.
+    pub freed_bytes: u64,
+    /// Births.
+    pub allocations: u64,
+    /// Deaths.
+    pub frees: u64,
+    /// Blocks whose birth was seen.
+    pub sampled_blocks: u64,
+    /// `obj`, `mem`, `raw` or `native`.
+    pub domain: &'static str,
+    /// What the live blocks are.
+    pub types: Option<Vec<TypeShare>>,
+    /// Ages of the blocks live at the end.
+    pub age_s: Option<Seconds>,
+    /// Sizes of all births.
+    pub size_bytes: Option<Bytes>,
+    /// Innermost first.
+    pub stack: Vec<Frame>,
+    /// Whether outer frames are missing.
+    pub stack_truncated: bool,
+    /// Seconds since the start, live bytes; at most 300 of them, the last at the end.
+    pub series: Vec<(f64, u64)>,
+}
+
+/// A rate with its 95 % interval.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Growth {
+    /// The best guess.
+    pub estimate: f64,
+    /// The low end.
+    pub low: f64,
+    /// The high end.
+    pub high: f64,
+}
+
+/// One type of the live blocks.
+#[derive(Clone, Debug, Serialize)]
+pub struct TypeShare {
+    /// Its name.
+    pub name: String,
+    /// How many blocks.
+    pub blocks: u64,
+    /// How many bytes.
+    pub bytes: u64,
+}
+
+/// Quantiles of ages.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Seconds {
+    /// The median.
+    pub p50: f64,
+    /// The ninth decile.
+    pub p90: f64,
+    /// The largest.
+    pub max: f64,
+}
+
+/// Quantiles of sizes.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Bytes {
+    /// The median.
+    pub p50: u64,
+    /// The ninth decile.
+    pub p90: u64,
+    /// The largest.
+    pub max: u64,
+}
+
+/// One Python frame.
+#[derive(Clone, Debug, Serialize)]
+pub struct Frame {
+    /// `co_qualname`, or `co_name` before 3.11.
+    pub function: String,
+    /// `co_filename` as it stands.
+    pub file: String,
+    /// The line.
+    pub line: Option<u32>,
+    /// The distribution the file belongs to, `stdlib`, or null for the application's own.
+    pub package: Option<String>,
+}
+
+/// One way in which the kernel side failed or dropped something.
+#[derive(Clone, Debug, Serialize)]
+pub struct Counter {
+    /// Its number.
+    pub id: u32,
+    /// Its name.
+    pub name: &'static str,
+    /// How often.
+    pub count: u64,
+    /// The end of a sentence that begins with the count.
+    pub text: &'static str,
+}

@@ -1,0 +1,33 @@
+//! Turns what a trace found into bytes: the JSON document of `docs/schema/`, or a text for people.
+//!
+//! Prints nothing by itself and knows no clock, no terminal and no process: all of it comes from the caller.
+
+#![forbid(unsafe_code)]
+
+mod build;
+mod document;
+mod id;
+mod redact;
+#[cfg(test)]
+mod tests;
+mod text;
+
+pub use build::{End, Findings, Gate, MemoryInfo, Mode, SessionInfo, TargetInfo, build};
+pub use document::{
+    Breakdown, Bytes, Counter, Frame, Growth, Memory, Report, SCHEMA, Seconds, Session, Site,
+    Target, TypeShare,
+};
+pub use id::site_id;
+pub use redact::{Cmdline, cmdline};
+pub use text::{TextOptions, text};
+
+use std::io::{self, Write};
+
+/// Writes the report as one JSON document on one line.
+///
+/// # Errors
+/// What the writer says.
+pub fn json(report: &Report, mut out: impl Write) -> io::Result<()> {
+    serde_json::to_writer(&mut out, report)?;
+    out.write_all(b"\n")
+}

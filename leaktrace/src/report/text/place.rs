@@ -1,0 +1,79 @@
+//! Which frame of a stack names the place to look at.
+
+use super::super::document::{Frame, Site};
+use super::units::escaped;
+use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
+
+/// The innermost frame of the application's own; where there is none, of an installed package; else the innermost.
+#[must_use]
+pub(super) fn user_frame(site: &Site) -> Option<&Frame> {
+    let mut frames = site.stack.iter();
+    let own = frames.clone().find(|frame| !is_stdlib(&frame.file) && !is_installed(&frame.file));
+    own.or_else(|| frames.clone().find(|frame| !is_stdlib(&frame.file))).or_else(|| frames.next())
+}
+
+/// `file:line function`.
+#[must_use]
+pub(super) fn place(frame: &Frame) -> String {
+    let line = frame.line.map_or_else(String::new, |line| format!(":{line}"));
+    format!("{}{line} {}", escaped(&frame.file), escaped(&frame.function))
+}
+
+/// The place of a site.
+#[must_use]
+pub(super) fn place_of(site: &Site) -> String {
+    user_frame(site).map_or_else(|| "(no Python frame)".to_owned(), place)
+}
+
+/// The place of a site in at most `width` columns. Of the file and of the function the ends say most; the function
+/// keeps a third at least.
+#[must_use]
+pub(super) fn fit_place(site: &Site, width: usize) -> String {
+    let whole = place_of(site);
+    let Some(frame) = user_frame(site).filter(|_| whole.width() > width) else {
+        return fit_end(&whole, width);
+    };
+    let function = escaped(&frame.function);
+    let location = &whole[..whole.len() - function.len() - 1];
+    let function_room = (width / 3).max(width.saturating_sub(location.width() + 1));
+    let function = fit_end(&function, function_room);
+    let location = fit_end(location, width.saturating_sub(function.width() + 1));
+    format!("{location} {function}")
+}
+
+fn fit_end(text: &str, width: usize) -> String {
+    if text.width() <= width {
+        return text.to_owned();
+    }
+    let mut kept: Vec<char> = Vec::new();
+    let mut columns = 1;
+    for c in text.chars().rev() {
+        columns += c.width().unwrap_or(0);
+        if columns > width {
+            break;
+        }
+        kept.push(c);
+    }
+    if width > 0 {
+        kept.push('…');
+    }
+    kept.into_iter().rev().collect()
+}
+
+fn is_installed(file: &str) -> bool {
+    file.contains("/site-packages/") || file.contains("/dist-packages/")
+}
+
+fn is_stdlib(file: &str) -> bool {
+    if is_installed(file) {
+        return false;
+    }
+    file.starts_with("<frozen ") || after_lib_python(file).is_some_and(|rest| rest.contains('/'))
+}
+
+/// What follows the version in `…/lib/python3.11/…`, as in `…/lib64/…` and in `…/lib/python311.zip/…`.
+fn after_lib_python(file: &str) -> Option<&str> {
+    let at = file.find("/lib/python3").or_else(|| file.find("/lib64/python3"))?;
+    let rest = &file[at + 1..];
+    Some(rest.split_once("python3")?.1.trim_start_matches(|c: char| c == '.' || c.is_ascii_digit()))
+}
