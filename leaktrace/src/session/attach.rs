@@ -1,0 +1,161 @@
+//! Puts the probes in place, each at the best place that the kernel takes.
+
+use std::num::NonZeroU32;
+use std::sync::Arc;
+
+use super::SessionError;
+use super::plan::Place;
+use super::recognise::Target;
+use crate::cpython::tables::Slot as Function;
+use crate::gate::point::{GatePoint, Kind};
+use crate::gate::{Gate, Slot};
+use crate::kernel::{KernelError, Probe, Programs};
+
+/// What was attached.
+#[derive(Debug)]
+pub(super) struct Attached {
+    /// The gate, still closed.
+    pub(super) gate: Gate,
+    /// The places, each with where its probe sits; `None` where the kernel took none of its candidates.
+    pub(super) seen: Vec<(Place, Option<GatePoint>)>,
+}
+
+/// Attaches the probes of `places` to `target`. Without `return_probes`, functions whose block only the return value
+/// tells are left out.
+///
+/// # Errors
+/// Nothing at all could be attached: the last refusal.
+pub(super) fn attach(
+    programs: &mut Programs,
+    target: &Target,
+    places: Vec<Place>,
+    return_probes: bool,
+) -> Result<Attached, SessionError> {
+    let mut refusal = None;
+    let mut seen = Vec::new();
+    for place in places {
+        let awaits = place.on_return == Some(Probe::RawReturn);
+        let point = if awaits && !return_probes {
+            None
+        } else {
+            first_accepted(programs, target, &place, return_probes, &mut refusal)
+        };
+        seen.push((place, point));
+    }
+    if seen.iter().all(|(_, point)| point.is_none()) {
+        return Err(refusal.map_or(SessionError::NothingToProbe, SessionError::from));
+    }
+    let slots = seen.iter().flat_map(|(place, point)| slots(place, *point)).collect();
+    Ok(Attached { gate: Gate::new(Arc::clone(&target.memory), slots), seen })
+}
+
+/// The first candidate that the kernel takes.
+fn first_accepted(
+    programs: &mut Programs,
+    target: &Target,
+    place: &Place,
+    return_probes: bool,
+    refusal: &mut Option<KernelError>,
+) -> Option<GatePoint> {
+    for &point in &place.candidates {
+        match put(programs, target, place.probe, point.address) {
+            Ok(()) => {}
+            Err(error) => {
+                tracing::debug!("{error}");
+                *refusal = Some(error);
+                continue;
+            }
+        }
+        if return_probes && let Some(on_return) = place.on_return {
+            // A return probe reads its return address off the stack: only a function's very first instruction will
+            // do, or what leads to it without a push.
+            let entry = if point.kind == Kind::Entry { place.address } else { point.address };
+            if let Err(error) = put(programs, target, on_return, entry) {
+                tracing::warn!("{error}");
+                *refusal = Some(error);
+            }
+        }
+        return Some(point);
+    }
+    None
+}
+
+fn put(
+    programs: &mut Programs,
+    target: &Target,
+    probe: Probe,
+    address: u64,
+) -> Result<(), KernelError> {
+    let file = target.module.map_file();
+    let refused = |offset, cause: &str| KernelError::Attach {
+        probe: probe.name(),
+        file: file.display().to_string(),
+        offset,
+        cause: cause.to_owned(),
+    };
+    let offset = target
+        .module
+        .file_offset_of(address)
+        .ok_or_else(|| refused(address, "the address is not in the file"))?;
+    let pid =
+        NonZeroU32::new(target.process.pid()).ok_or_else(|| refused(offset, "the pid is 0"))?;
+    programs.attach(probe, file, offset, pid)
+}
+
+fn slots(place: &Place, point: Option<GatePoint>) -> Vec<Slot> {
+    let Some(point) = point.filter(|point| point.kind != Kind::Entry) else { return Vec::new() };
+    place
+        .tables
+        .iter()
+        .map(|&table| Slot {
+            table,
+            function: place.function,
+            closed: place.address,
+            open: point.address,
+        })
+        .collect()
+}
+
+impl Attached {
+    /// How the calls of the main allocator, `obj.malloc`, are seen; `None` where they are not.
+    pub(super) fn main_kind(&self) -> Option<Kind> {
+        let is_main = |place: &Place| {
+            place.function == Function::Malloc && place.on_return == Some(Probe::ObjReturn)
+        };
+        // Under PYTHONMALLOC=malloc the raw functions serve all domains.
+        self.seen
+            .iter()
+            .find(|(place, _)| is_main(place))
+            .or_else(|| self.seen.first())
+            .and_then(|(_, point)| point.map(|point| point.kind))
+    }
+
+    /// Percent of the table slots whose calls are all seen.
+    pub(super) fn coverage_pct(&self) -> f64 {
+        let slots = |seen: bool| -> usize {
+            self.seen
+                .iter()
+                .filter(|(_, point)| !seen || point.is_some())
+                .map(|(place, _)| place.tables.len())
+                .sum()
+        };
+        100.0 * slots(true) as f64 / slots(false).max(1) as f64
+    }
+
+    /// Whether frees of the raw domain are seen.
+    pub(super) fn raw_free_seen(&self) -> bool {
+        self.seen.iter().any(|(place, point)| place.probe == Probe::RawFree && point.is_some())
+    }
+
+    /// What is not seen, in words.
+    pub(super) fn warnings(&self) -> Vec<String> {
+        self.seen
+            .iter()
+            .filter(|(_, point)| point.is_none())
+            .map(|(place, _)| {
+                let name = place.probe.name().replace('_', ".");
+                format!("calls of {name} are not seen: its function has no place for a probe")
+            })
+            .collect()
+    }
+}

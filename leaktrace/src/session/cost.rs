@@ -1,0 +1,68 @@
+//! What tracing costs the target: hits, times what a hit takes on this host.
+//!
+//! A hit costs the trap (timed at start with an empty program on leaktrace's own process) and the run of its program
+//! (measured by the kernel for a moment, every now and then: measuring itself costs some 40 ns a run).
+
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use crate::kernel::{Probe, Programs};
+
+/// How long the programs' runs are measured at a time.
+const MEASURED_FOR: Duration = Duration::from_millis(300);
+
+/// How often they are measured.
+const MEASURED_EVERY: Duration = Duration::from_secs(10);
+
+/// The estimate of the cost, as far as it is known.
+#[derive(Debug, Default)]
+pub(super) struct CostMeter {
+    empty_hit_ns: Option<f64>,
+    statistics: Option<OwnedFd>,
+    changes_at: Duration,
+}
+
+impl CostMeter {
+    /// Times an empty hit.
+    pub(super) fn calibrate(programs: &mut Programs) -> Self {
+        let empty_hit_ns = match crate::kernel::calibrate::empty_hit_ns(programs) {
+            Ok(ns) => Some(ns),
+            Err(error) => {
+                tracing::warn!("the cost of tracing stays unknown: {error}");
+                None
+            }
+        };
+        Self { empty_hit_ns, ..Self::default() }
+    }
+
+    /// Switches the kernel's measuring on and off; `elapsed` since the start of the session.
+    pub(super) fn tick(&mut self, elapsed: Duration) {
+        if elapsed < self.changes_at {
+            return;
+        }
+        if self.statistics.take().is_some() {
+            self.changes_at = elapsed + MEASURED_EVERY;
+        } else {
+            self.statistics = crate::kernel::measure_runs();
+            self.changes_at = elapsed + MEASURED_FOR;
+        }
+    }
+
+    /// Percent of the target's time that went into `allocations` and `frees` in `elapsed`.
+    pub(super) fn overhead_pct(
+        &self,
+        programs: &Programs,
+        allocations: u64,
+        frees: u64,
+        elapsed: Duration,
+    ) -> Option<f64> {
+        let trap = self.empty_hit_ns?;
+        let run = |probe| programs.mean_run_ns(probe);
+        let alloc = run(Probe::ObjMalloc).or_else(|| run(Probe::RawMalloc)).unwrap_or(0.0);
+        let free = run(Probe::ObjFree).or_else(|| run(Probe::RawFree)).unwrap_or(0.0);
+        let spent = allocations as f64 * (trap + alloc) + frees as f64 * (trap + free);
+        let elapsed = elapsed.as_nanos() as f64;
+        // Threads that run in parallel can spend more than the time that passes; more than all of it is not said.
+        (elapsed > 0.0).then(|| (100.0 * spent / elapsed).min(100.0))
+    }
+}

@@ -1,0 +1,88 @@
+//! Notices that the target has ended, or has become another program.
+
+use std::os::fd::OwnedFd;
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+
+use super::SessionError;
+use super::recognise::Target;
+use crate::target::memory::ReadMemory as _;
+use crate::target::process::ProcessError;
+
+/// How a session ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// After the time that was asked for.
+    Duration,
+    /// By a signal to leaktrace.
+    Signal,
+    /// The target ended.
+    TargetExited,
+    /// The target became another program.
+    TargetExec,
+    /// The target cannot be watched any more.
+    Lost,
+}
+
+impl End {
+    /// The name in reports.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Duration => "duration",
+            Self::Signal => "signal",
+            Self::TargetExited => "target_exited",
+            Self::TargetExec => "target_exec",
+            Self::Lost => "lost",
+        }
+    }
+}
+
+/// Looks after the target's life.
+#[derive(Debug)]
+pub(super) struct Watch {
+    pidfd: OwnedFd,
+    unreadable: u32,
+    last_rss: Option<u64>,
+}
+
+/// Looks in a row that may find the memory gone and the process still there, before that is taken for an `exec`: a
+/// process that ends gives up its memory a moment before it is gone.
+const PATIENCE: u32 = 3;
+
+impl Watch {
+    /// Watches `pid`.
+    ///
+    /// # Errors
+    /// It is gone.
+    pub(super) fn new(pid: u32) -> Result<Self, SessionError> {
+        let gone = || SessionError::Process(ProcessError::NoSuchProcess { pid });
+        let raw = Pid::from_raw(pid.cast_signed()).ok_or_else(gone)?;
+        let pidfd = pidfd_open(raw, PidfdFlags::empty()).map_err(|_error| gone())?;
+        Ok(Self { pidfd, unreadable: 0, last_rss: None })
+    }
+
+    /// Whether it has ended.
+    pub(super) fn look(&mut self, target: &Target) -> Option<End> {
+        let mut fds = [PollFd::new(&self.pidfd, PollFlags::IN)];
+        match poll(&mut fds, Some(&rustix::time::Timespec::default())) {
+            Ok(0) => {}
+            Ok(_) => return Some(End::TargetExited),
+            Err(rustix::io::Errno::INTR) => return None,
+            Err(_) => return Some(End::Lost),
+        }
+        if target.memory.read_u64(target.tables.raw.address).is_ok() {
+            self.unreadable = 0;
+            self.last_rss = target.process.rss().ok().filter(|&rss| rss > 0).or(self.last_rss);
+            return None;
+        }
+        self.unreadable += 1;
+        (self.unreadable > PATIENCE).then_some(End::TargetExec)
+    }
+
+    /// Resident bytes when it was last seen alive.
+    pub(super) fn last_rss(&self) -> Option<u64> {
+        self.last_rss
+    }
+}

@@ -1,0 +1,434 @@
+//! A tracing session: from a recognised process to numbers per site, with everything put back in the end.
+
+mod attach;
+mod cost;
+mod end;
+mod plan;
+mod prediction;
+mod recognise;
+mod symbolize;
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant, SystemTime};
+
+use leaktrace_common::counter::Counter;
+use leaktrace_common::event::Event;
+use rustix::time::ClockId;
+
+use crate::aggregator::{Aggregator, Options as AggregatorOptions, Snapshot, Totals};
+use crate::cpython::code::{CodeCache, Reason};
+use crate::gate::Outcome;
+use crate::gate::point::Kind;
+use crate::kernel::features::{Kernel, ReturnProbes};
+use crate::kernel::{KernelError, Programs};
+use crate::target::process::Process;
+
+pub use end::End;
+pub use recognise::Target;
+
+use attach::Attached;
+use cost::CostMeter;
+use end::Watch;
+use prediction::Verification;
+use symbolize::Symbolizer;
+
+/// Records that are taken from the ring buffer before anything else is looked at.
+const BATCH: usize = 100_000;
+
+/// How long records are still waited for once the gate is closed.
+const LAST_RECORDS: Duration = Duration::from_secs(2);
+
+/// How long a thread of the target may take from the NOP of a gate that was just closed to its record.
+const STRAGGLERS: Duration = Duration::from_millis(2);
+
+/// Why there is no session.
+#[derive(Debug, thiserror::Error)]
+pub enum SessionError {
+    /// The process is not there, or none of its own.
+    #[error(transparent)]
+    Process(#[from] crate::target::process::ProcessError),
+    /// It has no CPython.
+    #[error(transparent)]
+    Module(#[from] crate::target::module::ModuleError),
+    /// Its version is not known or not supported.
+    #[error(transparent)]
+    Version(#[from] crate::cpython::version::VersionError),
+    /// The layout of its version is not known.
+    #[error(transparent)]
+    Layout(#[from] crate::cpython::layout::LayoutError),
+    /// What it says of its own layout cannot be used.
+    #[error(transparent)]
+    DebugOffsets(#[from] crate::cpython::debug_offsets::DebugOffsetsError),
+    /// Its allocator tables are not found.
+    #[error(transparent)]
+    Tables(#[from] crate::cpython::tables::TablesError),
+    /// The kernel side.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+    /// Its memory cannot be opened.
+    #[error(
+        "cannot open the memory of `{pid}`: {cause}; run as root, and check that the process still runs"
+    )]
+    Memory {
+        /// The process.
+        pid: u32,
+        /// Why not.
+        cause: std::io::Error,
+    },
+    /// No `_PyRuntime`.
+    #[error("cannot trace `{pid}`: its CPython exports no `_PyRuntime`")]
+    NoRuntime {
+        /// The process.
+        pid: u32,
+    },
+    /// No interpreter behind `_PyRuntime`.
+    #[error(
+        "cannot trace `{pid}`: no interpreter of CPython {version} found in it; it is just starting or ending, or \
+         this build's structures differ from those that leaktrace knows"
+    )]
+    NoInterpreter {
+        /// The process.
+        pid: u32,
+        /// Its version.
+        version: crate::cpython::version::Version,
+    },
+    /// No function has a place for a probe.
+    #[error("nothing to probe: no allocator function of this CPython has a place for a probe")]
+    NothingToProbe,
+    /// The gate could not be opened or closed.
+    #[error("cannot write the allocator tables: {0}; the process has probably ended")]
+    Gate(std::io::Error),
+}
+
+/// How to trace.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Whether the gate may be opened.
+    pub gate: bool,
+    /// Bytes for what is known of live blocks.
+    pub max_memory: u64,
+    /// Whether the BPF programs log.
+    pub bpf_log: bool,
+}
+
+/// Probes that are in place, and what they have told so far.
+pub struct Session {
+    // Fields are dropped in this order: the gate is closed before the probes are taken off.
+    attached: Attached,
+    programs: Programs,
+    target: Target,
+    aggregator: Aggregator,
+    symbolizer: Symbolizer,
+    verification: Verification,
+    cost: CostMeter,
+    watch: Watch,
+    started: Instant,
+    started_at: SystemTime,
+    about: About,
+    limit_bytes: Option<u64>,
+    rss_start: Option<u64>,
+    malformed: u64,
+    warnings: Vec<String>,
+}
+
+/// What a session has come to.
+#[derive(Debug)]
+pub struct Traced {
+    /// The process that was traced.
+    pub target: Target,
+    /// When the tracing began.
+    pub started_at: SystemTime,
+    /// How long it lasted.
+    pub duration: Duration,
+    /// How it ended.
+    pub end: End,
+    /// How the calls of `obj.malloc` were seen; `None` without a gate.
+    pub gate: Option<Kind>,
+    /// Percent of the table slots whose calls were all seen; `None` where that cannot be told.
+    pub coverage_pct: Option<f64>,
+    /// Percent of the target's time that went into probes.
+    pub overhead_pct: Option<f64>,
+    /// The numbers per site.
+    pub snapshot: Snapshot,
+    /// The kernel side's counters that are not zero.
+    pub counters: BTreeMap<Counter, u64>,
+    /// Frames that could not be named, by the reason.
+    pub unresolved: BTreeMap<Reason, u64>,
+    /// What else is known of the process, from when the tracing began.
+    pub about: About,
+    /// The memory limit of the target's cgroup, in bytes.
+    pub limit_bytes: Option<u64>,
+    /// Resident bytes of the target when the tracing began.
+    pub rss_start: Option<u64>,
+    /// Resident bytes of the target when it ended, or when it was last seen.
+    pub rss_end: Option<u64>,
+    /// What the user should know.
+    pub warnings: Vec<String>,
+}
+
+/// What the target says of itself, kept for when it is gone.
+#[derive(Clone, Debug, Default)]
+pub struct About {
+    /// Path of its program.
+    pub exe: Option<String>,
+    /// Its arguments.
+    pub cmdline: Vec<String>,
+    /// Name of the host.
+    pub hostname: Option<String>,
+    /// The cgroup that accounts for its memory.
+    pub cgroup: Option<String>,
+}
+
+impl About {
+    fn of(process: &Process) -> Self {
+        let hostname = rustix::system::uname().nodename().to_str().ok().map(str::to_owned);
+        Self {
+            exe: process.exe().ok().map(|exe| exe.to_string_lossy().into_owned()),
+            cmdline: process.cmdline().unwrap_or_default(),
+            hostname,
+            cgroup: process.cgroup().ok().flatten(),
+        }
+    }
+}
+
+/// How a session is getting on.
+#[derive(Clone, Copy)]
+pub struct Progress<'a> {
+    /// Since the tracing began.
+    pub elapsed: Duration,
+    /// What was seen so far.
+    pub totals: Totals,
+    /// All that is known.
+    pub aggregator: &'a Aggregator,
+}
+
+impl Session {
+    /// Puts probes on `pid` and opens its gate.
+    ///
+    /// # Errors
+    /// [`SessionError`]; the target is then as it was.
+    pub async fn start(pid: u32, options: Options) -> Result<Self, SessionError> {
+        let kernel = Kernel::check()?;
+        let mut target = Target::examine(pid).await?;
+        let mut warnings = std::mem::take(&mut target.warnings);
+        if target.repair()?.closed > 0 {
+            warnings.push("a gate that a killed leaktrace had left open was closed".to_owned());
+        }
+        let return_probes = return_probes(&kernel, &target, &mut warnings)?;
+        let places = plan::places(&target.module, &target.tables, options.gate);
+        let raw_malloc_unseen = places.iter().any(|place| {
+            place.probe == crate::kernel::Probe::RawMalloc && place.candidates.is_empty()
+        });
+        let config = target.config(kernel.fsbase, raw_malloc_unseen && return_probes);
+        let mut programs = Programs::load(&config, target.identity()?, options.bpf_log)?;
+        let cost = CostMeter::calibrate(&mut programs);
+        let watch = Watch::new(pid)?;
+        let attached = attach::attach(&mut programs, &target, places, return_probes)?;
+        warnings.extend(attached.warnings());
+        let verification = Verification::new(
+            config.pymalloc.usedpools != 0,
+            return_probes,
+            &mut programs,
+            &mut warnings,
+        )?;
+        open(&attached, &mut warnings)?;
+        let aggregator = Aggregator::new(AggregatorOptions {
+            max_memory: usize::try_from(options.max_memory).unwrap_or(usize::MAX),
+            started_at_ns: now_ns(),
+            raw_free_seen: attached.raw_free_seen(),
+        });
+        Ok(Self {
+            symbolizer: Symbolizer::new(CodeCache::new(target.layout.clone(), code_type(&target))),
+            about: About::of(&target.process),
+            limit_bytes: target.process.memory_limit().ok().flatten(),
+            rss_start: target.process.rss().ok(),
+            attached,
+            programs,
+            target,
+            aggregator,
+            verification,
+            cost,
+            watch,
+            started: Instant::now(),
+            started_at: SystemTime::now(),
+            malformed: 0,
+            warnings,
+        })
+    }
+
+    /// The process that is traced.
+    #[must_use]
+    pub fn target(&self) -> &Target {
+        &self.target
+    }
+
+    /// How it is getting on.
+    #[must_use]
+    pub fn progress(&self) -> Progress<'_> {
+        Progress {
+            elapsed: self.started.elapsed(),
+            totals: self.aggregator.totals(),
+            aggregator: &self.aggregator,
+        }
+    }
+
+    /// The numbers per site as they are now.
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot {
+        self.aggregator.snapshot(now_ns())
+    }
+
+    /// Takes the records that are there. Returns how many, at most [`BATCH`]: then there are more.
+    pub fn drain(&mut self) -> usize {
+        let Self { programs, aggregator, symbolizer, target, malformed, .. } = self;
+        let mut stale = Vec::new();
+        let drained = programs.drain(BATCH, |record| match Event::parse(record) {
+            Ok(Event::Stack { id, end, frames }) => {
+                let stack = symbolizer.stack(target.memory.as_ref(), id, end, frames);
+                aggregator.define_stack(id, stack);
+            }
+            Ok(event) => {
+                if let Event::Free(free) = event
+                    && let Some(ids) = symbolizer.freed(free.block)
+                {
+                    stale.extend(ids);
+                }
+                aggregator.apply(&event);
+            }
+            Err(_) => *malformed += 1,
+        });
+        programs.forget_stacks(stale);
+        programs.flush_log();
+        drained
+    }
+
+    /// Whatever is due now and then, ten times a second: the end of the target, losses, predictions, the series.
+    ///
+    /// # Errors
+    /// The maps of the kernel side cannot be read any more.
+    pub fn tick(&mut self) -> Result<Option<End>, SessionError> {
+        let counters = self.programs.counters()?;
+        self.verification.tick(&counters, &mut self.programs, &mut self.warnings)?;
+        self.aggregator.set_losses(lost(&counters));
+        self.aggregator.sample(now_ns());
+        self.cost.tick(self.started.elapsed());
+        Ok(self.watch.look(&self.target))
+    }
+
+    /// Closes the gate, takes what is still to come, takes off the probes. The target is then as it was.
+    ///
+    /// # Errors
+    /// The maps of the kernel side cannot be read any more.
+    pub fn finish(mut self, end: End) -> Result<Traced, SessionError> {
+        self.close();
+        let duration = self.started.elapsed();
+        self.drain_rest();
+        let rss_end = self.target.process.rss().ok().filter(|&rss| rss > 0);
+        let rss_end = rss_end.or(self.watch.last_rss());
+        let counters = self.programs.counters()?;
+        self.aggregator.set_losses(lost(&counters));
+        let totals = self.aggregator.totals();
+        let overhead_pct = self.cost.overhead_pct(
+            &self.programs,
+            totals.allocations_seen,
+            totals.frees_seen,
+            duration,
+        );
+        let snapshot = self.aggregator.snapshot(now_ns());
+        self.programs.detach_all();
+        if self.malformed > 0 {
+            let count = self.malformed;
+            self.warnings.push(format!("{count} records of the kernel side could not be read"));
+        }
+        let gate = self.attached.main_kind().filter(|_| !self.attached.gate.slots().is_empty());
+        Ok(Traced {
+            started_at: self.started_at,
+            duration,
+            end,
+            gate,
+            coverage_pct: self.coverage_pct(),
+            overhead_pct,
+            snapshot,
+            counters,
+            unresolved: self.symbolizer.unresolved().clone(),
+            about: self.about,
+            limit_bytes: self.limit_bytes,
+            rss_start: self.rss_start,
+            rss_end,
+            warnings: self.warnings,
+            target: self.target,
+        })
+    }
+
+    /// An inlined build without a gate shows only the few calls that were not inlined, and nobody knows how few.
+    fn coverage_pct(&self) -> Option<f64> {
+        let blind = self.target.tables.inlined && self.attached.gate.slots().is_empty();
+        (!blind).then(|| self.attached.coverage_pct())
+    }
+
+    fn close(&mut self) {
+        let Ok(outcomes) = self.attached.gate.close() else { return };
+        if outcomes.contains(&Outcome::Foreign) {
+            self.warnings.push(
+                "somebody else's hooks stood over the gate in the end; if they keep a copy of the table, run \
+                 `leaktrace doctor` when they are gone"
+                    .to_owned(),
+            );
+        }
+        std::thread::sleep(STRAGGLERS);
+        if !self.attached.gate.is_closed() {
+            // Whoever put back an old table once more does not get away with it.
+            let _ = self.attached.gate.close();
+        }
+    }
+
+    fn drain_rest(&mut self) {
+        let deadline = Instant::now() + LAST_RECORDS;
+        while self.drain() > 0 && Instant::now() < deadline {}
+    }
+}
+
+/// `CLOCK_MONOTONIC`, which the records carry too.
+fn now_ns() -> u64 {
+    let now = rustix::time::clock_gettime(ClockId::Monotonic);
+    now.tv_sec.cast_unsigned() * 1_000_000_000 + now.tv_nsec.cast_unsigned()
+}
+
+/// Allocations and frees that no site knows of.
+fn lost(counters: &BTreeMap<Counter, u64>) -> u64 {
+    counters.iter().filter(|(counter, _)| counter.loses_events()).map(|(_, count)| count).sum()
+}
+
+fn code_type(target: &Target) -> Option<u64> {
+    target.module.symbol("PyCode_Type")
+}
+
+fn return_probes(
+    kernel: &Kernel,
+    target: &Target,
+    warnings: &mut Vec<String>,
+) -> Result<bool, SessionError> {
+    let seccomp = target.process.seccomp()?.is_some_and(crate::target::process::Seccomp::filters);
+    let reason = match kernel.return_probes(seccomp, target.process.has_shadow_stack()) {
+        ReturnProbes::Safe => return Ok(true),
+        ReturnProbes::KilledBySeccomp => "a seccomp filter",
+        ReturnProbes::ShadowStack => "a shadow stack",
+    };
+    warnings.push(format!(
+        "the target has {reason}, with which return probes of this kernel would kill it: blocks of the raw domain \
+         (over 512 bytes) are not seen"
+    ));
+    Ok(false)
+}
+
+fn open(attached: &Attached, warnings: &mut Vec<String>) -> Result<(), SessionError> {
+    let outcomes = attached.gate.open().map_err(SessionError::Gate)?;
+    let foreign = outcomes.iter().filter(|&&outcome| outcome == Outcome::Foreign).count();
+    if foreign > 0 {
+        warnings.push(format!(
+            "{foreign} of {} table slots changed while the gate was opened and are not seen",
+            outcomes.len()
+        ));
+    }
+    Ok(())
+}

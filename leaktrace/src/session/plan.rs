@@ -1,0 +1,93 @@
+//! Which probe goes where: for each function of the tables the places to try, and the slots that lead there.
+
+use crate::cpython::tables::{AllocatorTables, Slot as Function, Table};
+use crate::gate::point::{self, GatePoint, Kind};
+use crate::kernel::Probe;
+use crate::target::module::Module;
+
+/// One function, its probe, and where that can sit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    /// The program for its entry.
+    pub(super) probe: Probe,
+    /// The program for its return, if it returns a block.
+    pub(super) on_return: Option<Probe>,
+    /// Which function of a table it is.
+    pub(super) function: Function,
+    /// Its address.
+    pub(super) address: u64,
+    /// Addresses of the tables that it stands in.
+    pub(super) tables: Vec<u64>,
+    /// Where to try to put the probe, best first.
+    pub(super) candidates: Vec<GatePoint>,
+}
+
+/// The places for all functions of the tables. Without `gate` only those that need no store into the target.
+#[must_use]
+pub(super) fn places(module: &Module, tables: &AllocatorTables, gate: bool) -> Vec<Place> {
+    let mut places: Vec<Place> = Vec::new();
+    for (table, raw) in [(&tables.raw, true), (&tables.obj, false), (&tables.mem, false)] {
+        for function in Function::ALL {
+            let address = table.function(function);
+            // Where a function stands in several tables (mem and obj share theirs; under PYTHONMALLOC=malloc all three
+            // do), one probe sees the calls of all.
+            if let Some(place) = places.iter_mut().find(|place| place.address == address) {
+                place.tables.push(table.address);
+            } else {
+                places.push(place(module, tables, table, function, raw, gate));
+            }
+        }
+    }
+    places
+}
+
+fn place(
+    module: &Module,
+    tables: &AllocatorTables,
+    table: &Table,
+    function: Function,
+    raw: bool,
+    gate: bool,
+) -> Place {
+    let address = table.function(function);
+    let plain = table.is_plain(function, module);
+    let candidates = point::candidates(module, address)
+        .into_iter()
+        .filter(|point| match point.kind {
+            // Only CPython's own plain allocators are what its inlined paths compare with, and only a pointer that
+            // differs in one byte can be replaced at once.
+            Kind::Nop | Kind::Endbr => gate && plain && point.differs_in_low_byte_only,
+            // Hooks are called through the table anyway. A plain function is, too, where nothing is inlined.
+            Kind::Entry => !plain || !tables.inlined || !gate,
+        })
+        .collect();
+    Place {
+        probe: probe(function, raw),
+        on_return: on_return(function, raw),
+        function,
+        address,
+        tables: vec![table.address],
+        candidates,
+    }
+}
+
+const fn probe(function: Function, raw: bool) -> Probe {
+    match (function, raw) {
+        (Function::Malloc, true) => Probe::RawMalloc,
+        (Function::Calloc, true) => Probe::RawCalloc,
+        (Function::Realloc, true) => Probe::RawRealloc,
+        (Function::Free, true) => Probe::RawFree,
+        (Function::Malloc, false) => Probe::ObjMalloc,
+        (Function::Calloc, false) => Probe::ObjCalloc,
+        (Function::Realloc, false) => Probe::ObjRealloc,
+        (Function::Free, false) => Probe::ObjFree,
+    }
+}
+
+const fn on_return(function: Function, raw: bool) -> Option<Probe> {
+    match function {
+        Function::Free => None,
+        _ if raw => Some(Probe::RawReturn),
+        _ => Some(Probe::ObjReturn),
+    }
+}

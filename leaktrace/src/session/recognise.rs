@@ -1,0 +1,210 @@
+//! From a pid to everything that must be known of its interpreter before it can be traced.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use leaktrace_common::config::{Config, TargetIdentity};
+use leaktrace_common::layout::{
+    PymallocLayout, THREAD_NONE, THREAD_POINTER, THREAD_TLS, ThreadLayout,
+};
+
+use super::SessionError;
+use procfs::Current as _;
+
+use crate::cpython::layout::Layout;
+use crate::cpython::runtime::Runtime;
+use crate::cpython::tables::{self, AllocatorTables};
+use crate::cpython::version::{self, Version};
+use crate::cpython::{debug_offsets, thread_source, usedpools};
+use crate::gate::repair::{Repair, repair};
+use crate::kernel::{KernelError, lock};
+use crate::target::memory::ProcessMemory;
+use crate::target::module::Module;
+use crate::target::process::Process;
+
+/// How long a program that was just started may take until its interpreter is there.
+const STARTING: Duration = Duration::from_secs(5);
+
+/// How often it is looked for meanwhile.
+const RETRY: Duration = Duration::from_millis(50);
+
+/// A CPython process, recognised.
+#[derive(Debug)]
+pub struct Target {
+    /// The process.
+    pub process: Process,
+    /// The module that holds its interpreter.
+    pub module: Module,
+    /// Its memory.
+    pub memory: Arc<ProcessMemory>,
+    /// Its version.
+    pub version: Version,
+    /// Where its structures keep what.
+    pub layout: Layout,
+    /// Its allocator tables.
+    pub tables: AllocatorTables,
+    /// How the kernel side finds the thread state.
+    pub thread: ThreadLayout,
+    /// How the kernel side predicts blocks; `usedpools` is 0 where it cannot.
+    pub pymalloc: PymallocLayout,
+    /// What the user should know of this process.
+    pub warnings: Vec<String>,
+}
+
+impl Target {
+    /// Recognises `pid`. One that was started less than five seconds ago and has no interpreter yet is waited for.
+    ///
+    /// # Errors
+    /// [`SessionError`] says what it is instead, or what is missing.
+    pub async fn recognise(pid: u32) -> Result<Self, SessionError> {
+        let process = Process::open(pid)?;
+        let deadline = Instant::now() + STARTING.saturating_sub(age(&process));
+        loop {
+            let error = match Self::inspect(pid) {
+                Ok(target) => return Ok(target),
+                Err(error) => error,
+            };
+            if !process.is_alive() || Instant::now() >= deadline {
+                return Err(error);
+            }
+            tokio::time::sleep(RETRY).await;
+        }
+    }
+
+    /// As [`Self::recognise`], for a process that no leaktrace traces now.
+    ///
+    /// # Errors
+    /// Also where one does.
+    pub async fn examine(pid: u32) -> Result<Self, SessionError> {
+        let target = Self::recognise(pid).await?;
+        let identity = target.identity()?;
+        if lock::is_taken(identity) {
+            return Err(KernelError::AlreadyTraced { pid: identity.pid }.into());
+        }
+        Ok(target)
+    }
+
+    /// Closes a gate that was left open, and reads the tables once more.
+    ///
+    /// # Errors
+    /// The process is gone.
+    pub fn repair(&mut self) -> Result<Repair, SessionError> {
+        let repair =
+            repair(&self.memory, &self.module, &self.tables).map_err(SessionError::Gate)?;
+        if repair.closed > 0 {
+            self.tables = tables::find(&self.module, self.memory.as_ref(), &self.version)?;
+        }
+        Ok(repair)
+    }
+
+    fn inspect(pid: u32) -> Result<Self, SessionError> {
+        let process = Process::open(pid)?;
+        let module = Module::find(pid)?;
+        let memory =
+            ProcessMemory::open(pid).map_err(|cause| SessionError::Memory { pid, cause })?;
+        let version = version::find(&module, &memory)?;
+        let mut layout = Layout::for_version(version.major, version.minor)?;
+        let runtime = module.symbol("_PyRuntime").ok_or(SessionError::NoRuntime { pid })?;
+        if layout.debug_offsets.is_some() {
+            debug_offsets::refine(&memory, runtime, &mut layout)?;
+        }
+        let interpreters = Runtime::read(&memory, &layout, runtime)
+            .ok_or_else(|| SessionError::NoInterpreter { pid, version: version.clone() })?;
+        let tables = tables::find(&module, &memory, &version)?;
+        let mut warnings = Vec::new();
+        let thread =
+            thread_layout(&module, &memory, &layout, runtime, &interpreters, &mut warnings);
+        let pymalloc = pymalloc_layout(&module, &memory, &layout, &version, &mut warnings);
+        let pymalloc =
+            PymallocLayout { interpreter: own_pools(&version, &interpreters), ..pymalloc };
+        let memory = Arc::new(memory);
+        Ok(Self { process, module, memory, version, layout, tables, thread, pymalloc, warnings })
+    }
+
+    /// Who this is, for the lock against a second leaktrace.
+    ///
+    /// # Errors
+    /// The process is gone.
+    pub fn identity(&self) -> Result<TargetIdentity, SessionError> {
+        let identity = self.process.identity()?;
+        Ok(TargetIdentity {
+            pid_namespace: identity.namespace,
+            pid: u64::from(identity.pid),
+            start_ticks: identity.started_ticks,
+        })
+    }
+
+    /// What the kernel side needs to know. `large_at_obj` as in [`Config`].
+    #[must_use]
+    pub fn config(&self, fsbase: u64, large_at_obj: bool) -> Config {
+        Config {
+            tgid: if in_initial_pid_namespace() { u64::from(self.process.pid()) } else { 0 },
+            fsbase,
+            large_at_obj: u64::from(large_at_obj),
+            thread: self.thread,
+            frame: self.layout.frame_layout(),
+            pymalloc: self.pymalloc,
+        }
+    }
+}
+
+/// How long ago a process was started; long ago where that cannot be told.
+fn age(process: &Process) -> Duration {
+    let uptime = procfs::Uptime::current().map_or(Duration::MAX, |uptime| uptime.uptime_duration());
+    let started = process.started_ticks() as f64 / procfs::ticks_per_second() as f64;
+    uptime.saturating_sub(Duration::try_from_secs_f64(started).unwrap_or_default())
+}
+
+/// Whether pids here are those that BPF programs see. The number is `PROC_PID_INIT_INO` of the kernel's
+/// `include/linux/proc_ns.h`.
+fn in_initial_pid_namespace() -> bool {
+    std::fs::read_link("/proc/self/ns/pid").is_ok_and(|link| link.as_os_str() == "pid:[4026531836]")
+}
+
+/// From 3.12 on interpreters may have pools of their own; before, all share one array.
+fn own_pools(version: &Version, interpreters: &Runtime) -> u64 {
+    if version.minor >= 12 { interpreters.main } else { 0 }
+}
+
+fn thread_layout(
+    module: &Module,
+    memory: &ProcessMemory,
+    layout: &Layout,
+    runtime: u64,
+    interpreters: &Runtime,
+    warnings: &mut Vec<String>,
+) -> ThreadLayout {
+    let known = layout.thread_layout();
+    if let Some(current) = layout.runtime.as_ref().and_then(|fields| fields.tstate_current) {
+        let location = runtime.wrapping_add(current);
+        return ThreadLayout { source: THREAD_POINTER, location, ..known };
+    }
+    match thread_source::tls_offset(module, memory, &interpreters.threads) {
+        Ok(offset) => {
+            ThreadLayout { source: THREAD_TLS, location: offset.cast_unsigned(), ..known }
+        }
+        Err(reason) => {
+            warnings.push(format!("no Python stacks: {reason}"));
+            ThreadLayout { source: THREAD_NONE, ..known }
+        }
+    }
+}
+
+fn pymalloc_layout(
+    module: &Module,
+    memory: &ProcessMemory,
+    layout: &Layout,
+    version: &Version,
+    warnings: &mut Vec<String>,
+) -> PymallocLayout {
+    let Some(known) = layout.pymalloc_layout() else { return PymallocLayout::default() };
+    match usedpools::find(module, memory, version) {
+        Ok(found) => PymallocLayout { usedpools: found.address, ..known },
+        Err(reason) => {
+            warnings.push(format!(
+                "blocks are not predicted but awaited, at a higher cost to the target: {reason}"
+            ));
+            known
+        }
+    }
+}

@@ -1,0 +1,98 @@
+//! From the frames that the kernel side sends to stacks that people read.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use leaktrace_common::event::{self, stack_end};
+use leaktrace_common::limits::MAX_FRAMES;
+use rustc_hash::FxHashMap;
+
+use crate::cpython::code::{CodeCache, Reason, Resolved};
+use crate::stack::{Frame, Stack};
+use crate::target::memory::ReadMemory;
+
+/// (code object, stack id) pairs that are kept, so that the stacks of a freed code object can be sent anew.
+const MAX_PAIRS: usize = 1 << 20;
+
+/// Turns code objects into names, and knows which stacks a freed code object invalidates.
+#[derive(Debug)]
+pub(super) struct Symbolizer {
+    codes: CodeCache,
+    stacks_of: FxHashMap<u64, Vec<u64>>,
+    pairs: usize,
+    unresolved: BTreeMap<Reason, u64>,
+}
+
+impl Symbolizer {
+    /// One that knows nothing yet.
+    #[must_use]
+    pub(super) fn new(codes: CodeCache) -> Self {
+        Self { codes, stacks_of: FxHashMap::default(), pairs: 0, unresolved: BTreeMap::new() }
+    }
+
+    /// The stack behind `id`, whose frames are `frames` as the record holds them: 16 bytes each.
+    pub(super) fn stack(
+        &mut self,
+        memory: &impl ReadMemory,
+        id: u64,
+        end: u32,
+        frames: &[u8],
+    ) -> Stack {
+        let mut named = Vec::new();
+        let mut truncated = end != stack_end::COMPLETE;
+        for frame in frames.as_chunks().0.iter().map(event::Frame::from_bytes) {
+            if named.len() == MAX_FRAMES {
+                truncated = true;
+                break;
+            }
+            if frame.code != 0
+                && let Some(frame) = self.frame(memory, id, frame)
+            {
+                named.push(frame);
+            }
+        }
+        Stack { frames: Arc::from(named), truncated }
+    }
+
+    /// Told of every free: if `block` was a code object, the ids of the stacks that name it.
+    pub(super) fn freed(&mut self, block: u64) -> Option<Vec<u64>> {
+        if !self.codes.contains(block) {
+            return None;
+        }
+        self.codes.forget(block);
+        let ids = self.stacks_of.remove(&block).unwrap_or_default();
+        self.pairs -= ids.len();
+        Some(ids)
+    }
+
+    /// Frames that could not be named, by the reason.
+    #[must_use]
+    pub(super) fn unresolved(&self) -> &BTreeMap<Reason, u64> {
+        &self.unresolved
+    }
+
+    fn frame(&mut self, memory: &impl ReadMemory, id: u64, frame: event::Frame) -> Option<Frame> {
+        self.remember(frame.code, id);
+        match self.codes.resolve(memory, frame.code, frame.offset, frame.owner) {
+            Resolved::Frame(frame) => Some(frame),
+            Resolved::Incomplete => None,
+            Resolved::Unknown(reason) => {
+                *self.unresolved.entry(reason).or_default() += 1;
+                Some(Frame { function: Arc::from("?"), file: Arc::from("?"), line: None })
+            }
+        }
+    }
+
+    fn remember(&mut self, code: u64, id: u64) {
+        if self.pairs >= MAX_PAIRS {
+            // Stacks of code objects that are freed later keep their old names until they are sent again.
+            self.stacks_of.clear();
+            self.pairs = 0;
+        }
+        let ids = self.stacks_of.entry(code).or_default();
+        if ids.last() != Some(&id) {
+            ids.push(id);
+            self.pairs += 1;
+        }
+    }
+}
