@@ -1,4 +1,13 @@
 //! Finds memory leaks in running CPython services from outside.
 
+pub mod aggregator;
+pub mod cli;
+pub mod commands;
+pub mod cpython;
+pub mod detector;
+pub mod gate;
 pub mod kernel;
+pub mod report;
+pub mod session;
+pub mod stack;
 pub mod target;

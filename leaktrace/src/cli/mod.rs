@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::report::CmdlineMode;
+use crate::report::Cmdline as CmdlineMode;
 
 /// Exit code: the report is printed.
 pub const EXIT_DONE: u8 = 0;

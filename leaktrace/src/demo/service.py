@@ -68,7 +68,7 @@ class Service:
         return answer
 
     def remember(self, answer):
-        self.audit_trail.append({"answer": answer.upper(), "at": time.time(), "checked": [False] * 8})  # LEAK
+        self.audit_trail.append(f"{time.time():.6f} {answer}")  # LEAK
 
     def run(self):
         while True:

@@ -1,0 +1,52 @@
+//! `leaktrace doctor`: finds what a killed leaktrace left behind in a process, and puts it right.
+
+use std::io::{self, Write as _};
+use std::num::NonZeroU32;
+
+use crate::cli;
+use crate::gate::repair::Repair;
+use crate::session::Target;
+
+/// Runs the command.
+pub(super) fn run(pid: NonZeroU32) -> anyhow::Result<u8> {
+    super::start_logging(false);
+    let repair = super::block_on(async { Ok(Target::examine(pid.get()).await?.repair()?) })?;
+    let mut stdout = io::stdout().lock();
+    match writeln!(stdout, "{}", describe(pid, &repair)) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(cli::EXIT_DONE),
+    }
+}
+
+fn describe(pid: NonZeroU32, repair: &Repair) -> String {
+    let Repair { slots, closed, closed_behind_hooks, foreign } = *repair;
+    let mut text = if closed + closed_behind_hooks == 0 {
+        format!("process {pid}: no gate left open in its {slots} allocator slots")
+    } else {
+        format!(
+            "process {pid}: closed a gate that was left open, in {closed} of {slots} allocator slots"
+        )
+    };
+    if closed_behind_hooks > 0 {
+        text += &format!(" and in {closed_behind_hooks} copies that another tool keeps");
+    }
+    if foreign > 0 {
+        text += &format!("; {foreign} slots hold another tool's hooks and were left alone");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_says_what_it_did() {
+        let pid = NonZeroU32::new(7).unwrap();
+        let clean = Repair { slots: 12, ..Repair::default() };
+        assert_eq!(describe(pid, &clean), "process 7: no gate left open in its 12 allocator slots");
+        let open = Repair { slots: 12, closed: 11, closed_behind_hooks: 2, foreign: 1 };
+        let said = describe(pid, &open);
+        assert!(said.contains("11 of 12") && said.contains("2 copies") && said.contains("1 slots"));
+    }
+}

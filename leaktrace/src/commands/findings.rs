@@ -1,0 +1,78 @@
+//! From what a session has come to, to the report.
+
+use std::collections::BTreeMap;
+
+use time::OffsetDateTime;
+
+use crate::cpython::code::Reason;
+use crate::detector::judge_all;
+use crate::gate::point::Kind;
+use crate::report::{
+    self, Cmdline, Findings, Gate, MemoryInfo, Mode, Report, SessionInfo, TargetInfo,
+};
+use crate::session::{End, Traced};
+
+/// The report of a session.
+pub(super) fn report(traced: &Traced, show_cmdline: Cmdline) -> Report {
+    let judgements = judge_all(&traced.snapshot);
+    let counters: Vec<_> =
+        traced.counters.iter().map(|(&counter, &count)| (counter, count)).collect();
+    let mut warnings = traced.warnings.clone();
+    warnings.extend(unresolved(&traced.unresolved));
+    report::build(Findings {
+        snapshot: &traced.snapshot,
+        judgements: &judgements,
+        target: target(traced, show_cmdline),
+        session: session(traced),
+        memory: MemoryInfo {
+            rss_start: traced.rss_start,
+            rss_end: traced.rss_end,
+            limit_bytes: traced.limit_bytes,
+        },
+        counters: &counters,
+        warnings,
+    })
+}
+
+fn target(traced: &Traced, show_cmdline: Cmdline) -> TargetInfo {
+    let about = &traced.about;
+    TargetInfo {
+        pid: traced.target.process.pid(),
+        exe: about.exe.clone(),
+        cmdline: about.cmdline.clone(),
+        show_cmdline,
+        python: Some(traced.target.version.text.clone()),
+        build_id: traced.target.module.build_id().map(str::to_owned),
+        hostname: about.hostname.clone(),
+        cgroup: about.cgroup.clone(),
+    }
+}
+
+fn session(traced: &Traced) -> SessionInfo {
+    SessionInfo {
+        started_at: OffsetDateTime::from(traced.started_at),
+        duration_s: traced.duration.as_secs_f64(),
+        mode: Mode::Exact,
+        overhead_pct: traced.overhead_pct,
+        traced_fraction: Some(1.0),
+        gate: match traced.gate {
+            Some(Kind::Nop) => Gate::Nop,
+            Some(Kind::Endbr) => Gate::Endbr,
+            Some(Kind::Entry) => Gate::Entry,
+            None => Gate::Off,
+        },
+        coverage_pct: traced.coverage_pct,
+        end: match traced.end {
+            End::Duration => report::End::Duration,
+            End::Signal => report::End::Signal,
+            End::TargetExited => report::End::TargetExited,
+            End::TargetExec => report::End::TargetExec,
+            End::Lost => report::End::Lost,
+        },
+        window_overruns: 0,
+    }
+}
+
+fn unresolved(reasons: &BTreeMap<Reason, u64>) -> impl Iterator<Item = String> {
+    reasons.iter().map(|(reason, count)| format!("{count} frames without a name: {reason}"))
+}

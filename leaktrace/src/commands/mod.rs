@@ -1,0 +1,52 @@
+//! The program's commands: options in, exit code out.
+
+mod demo;
+mod doctor;
+mod findings;
+mod output;
+mod progress;
+mod trace;
+
+use std::ffi::OsString;
+use std::io::{self, Write as _};
+
+use crate::cli::{self, Command};
+
+/// Runs the program; returns its exit code.
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
+    let command = match cli::parse(arguments) {
+        Ok(command) => command,
+        Err(error) => {
+            // There is nobody to tell if this fails.
+            let _ = error.print();
+            return u8::try_from(error.exit_code()).unwrap_or(cli::EXIT_USAGE);
+        }
+    };
+    let done = match command {
+        Command::Trace(options) => trace::run(&options),
+        Command::Demo(options) => demo::run(&options),
+        Command::Doctor { pid } => doctor::run(pid),
+    };
+    done.unwrap_or_else(|error| {
+        // As above.
+        let _ = writeln!(io::stderr(), "leaktrace: {}", one_line(&format!("{error:#}")));
+        cli::EXIT_ERROR
+    })
+}
+
+/// Errors are one line, whatever they quote.
+fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// Logs of libraries and of the BPF programs, on stderr.
+fn start_logging(bpf_log: bool) {
+    let level = if bpf_log { tracing::Level::TRACE } else { tracing::Level::WARN };
+    // It fails where a logger is there already: then that one is used.
+    let _ = tracing_subscriber::fmt().with_max_level(level).with_writer(io::stderr).try_init();
+}
+
+/// Runs a future on this thread, with timers and signals.
+fn block_on<T>(future: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(future)
+}
