@@ -1,0 +1,255 @@
+//! `cargo xtask test`: every check there is, in the order of what fails fastest.
+//!
+//! The end-to-end tests run as root, with real interpreters and the real kernel, once on the committed BPF object and
+//! once on one that is built here. A step in which no test ran is a failure.
+
+use std::io::{BufRead as _, BufReader};
+use std::path::Path;
+use std::process::{Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::build_ebpf::{self, Toolchain};
+use crate::{pythons, setup, shell, tidy};
+
+pub(crate) const ABOUT: &str =
+    "run every check and test: [--fast] for those without root, kernel and BPF toolchain";
+
+/// What a step did: how many tests it ran, for those that run some.
+type Ran = Option<u64>;
+
+/// A named part of the run.
+struct Step {
+    name: &'static str,
+    run: fn() -> Result<Ran>,
+}
+
+const FAST: &[Step] = &[
+    Step { name: "format", run: format },
+    Step { name: "tidy", run: check_tidy },
+    Step { name: "BPF object is up to date", run: bpf_sources },
+    Step { name: "clippy", run: clippy },
+    Step { name: "unit tests", run: unit_tests },
+];
+
+const FULL: &[Step] = &[
+    Step { name: "set-up", run: set_up },
+    Step { name: "format", run: format },
+    Step { name: "tidy", run: check_tidy },
+    Step { name: "clippy", run: clippy },
+    Step { name: "lint of the BPF programs", run: bpf_lint },
+    Step { name: "BPF object is up to date", run: bpf_object },
+    Step { name: "unit tests", run: unit_tests_as_root },
+    Step { name: "end-to-end tests, committed BPF object", run: tests_on_committed_object },
+    Step { name: "end-to-end tests, BPF object built here", run: tests_on_fresh_object },
+    Step { name: "documentation", run: documentation },
+];
+
+/// Runs the steps up to the first that fails.
+pub(crate) fn run(arguments: &[String]) -> Result<ExitCode> {
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let steps = match arguments[..] {
+        [] => FULL,
+        ["--fast"] => FAST,
+        _ => bail!("usage: cargo xtask test [--fast]"),
+    };
+    let mut done = Vec::new();
+    for (index, step) in steps.iter().enumerate() {
+        println!("\n=== {}/{}: {}", index + 1, steps.len(), step.name);
+        let start = Instant::now();
+        let result = (step.run)();
+        let failed = result.is_err();
+        done.push((step.name, start.elapsed(), result));
+        if failed {
+            break;
+        }
+    }
+    Ok(summarize(&done, steps.len()))
+}
+
+/// Prints a line for each step that was begun, and one on the whole.
+fn summarize(done: &[(&str, Duration, Result<Ran>)], steps: usize) -> ExitCode {
+    println!("\n=== summary");
+    let mut tests = 0;
+    for (name, took, result) in done {
+        let outcome = match result {
+            Ok(Some(ran)) => format!("ok, {ran} tests passed"),
+            Ok(None) => "ok".to_owned(),
+            Err(_) => "FAILED".to_owned(),
+        };
+        tests += result.as_ref().ok().copied().flatten().unwrap_or(0);
+        println!("{:>7.1} s  {name}: {outcome}", took.as_secs_f64());
+    }
+    let total: Duration = done.iter().map(|(_, took, _)| took).sum();
+    if let Some((name, _, Err(error))) = done.last() {
+        println!("\nFAILED after {:.0} s in `{name}`: {error:#}", total.as_secs_f64());
+        return ExitCode::FAILURE;
+    }
+    println!("\nall {steps} steps passed in {:.0} s; {tests} tests ran", total.as_secs_f64());
+    ExitCode::SUCCESS
+}
+
+fn set_up() -> Result<Ran> {
+    setup::for_test()?;
+    for python in pythons::find() {
+        println!("CPython {:<9} {}", python.version, python.path.display());
+    }
+    Ok(None)
+}
+
+fn format() -> Result<Ran> {
+    shell::run(shell::cargo()?.args(["fmt", "--all", "--check"]))?;
+    Ok(None)
+}
+
+fn check_tidy() -> Result<Ran> {
+    tidy::check()?;
+    Ok(None)
+}
+
+fn clippy() -> Result<Ran> {
+    let mut cargo = shell::cargo()?;
+    cargo.args([
+        "clippy",
+        "--locked",
+        "--workspace",
+        "--exclude",
+        "leaktrace-ebpf",
+        "--all-targets",
+    ]);
+    shell::run(cargo.args(["--", "--deny", "warnings"]))?;
+    Ok(None)
+}
+
+fn bpf_lint() -> Result<Ran> {
+    let toolchain = Toolchain::find()?;
+    let subcommand = if toolchain.has_clippy() {
+        "clippy"
+    } else {
+        println!("this compiler comes without clippy: its own warnings only");
+        "check"
+    };
+    shell::run(&mut toolchain.cargo(subcommand, &["--deny=warnings"])?)?;
+    Ok(None)
+}
+
+fn bpf_sources() -> Result<Ran> {
+    build_ebpf::check_sources()?;
+    Ok(None)
+}
+
+fn bpf_object() -> Result<Ran> {
+    build_ebpf::check()?;
+    Ok(None)
+}
+
+fn unit_tests() -> Result<Ran> {
+    run_tests(&mut unit_test_command()?).map(Some)
+}
+
+/// The unit tests as root, so that those run which load programs into the kernel.
+fn unit_tests_as_root() -> Result<Ran> {
+    run_tests(required(&mut unit_test_command()?)?).map(Some)
+}
+
+fn unit_test_command() -> Result<Command> {
+    let mut cargo = shell::cargo()?;
+    cargo.args(["test", "--locked", "--package", "leaktrace", "--package", "leaktrace-common"]);
+    cargo.args(["--package", "xtask"]);
+    Ok(cargo)
+}
+
+/// Makes tests fail that cannot run, since the set-up has made sure that all can, and runs them as root.
+fn required(cargo: &mut Command) -> Result<&mut Command> {
+    cargo.env("LEAKTRACE_E2E", "required");
+    if !shell::is_root()? {
+        // Cargo and what it builds stay the user's own; only the test programs run as root.
+        cargo.env("CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER", "sudo -E");
+    }
+    Ok(cargo)
+}
+
+fn tests_on_committed_object() -> Result<Ran> {
+    end_to_end(None)
+}
+
+fn tests_on_fresh_object() -> Result<Ran> {
+    let object = shell::target_directory()?.join("ebpf/leaktrace.bpf.o");
+    build_ebpf::build_to(&object)?;
+    end_to_end(Some(&object))
+}
+
+/// Runs the end-to-end tests one after the other, on a BPF object other than the committed one if given.
+///
+/// They find the program in `LEAKTRACE_BIN`. leaktrace takes its BPF object from `LEAKTRACE_BPF_OBJECT`.
+fn end_to_end(object: Option<&Path>) -> Result<Ran> {
+    shell::run(shell::cargo()?.args(["build", "--locked", "--package", "leaktrace"]))?;
+    let mut cargo = shell::cargo()?;
+    cargo.args(["test", "--locked", "--package", "leaktrace-tests", "--", "--test-threads=1"]);
+    cargo.env("LEAKTRACE_BIN", shell::target_directory()?.join("debug/leaktrace"));
+    match object {
+        Some(object) => cargo.env("LEAKTRACE_BPF_OBJECT", object),
+        None => cargo.env_remove("LEAKTRACE_BPF_OBJECT"),
+    };
+    run_tests(required(&mut cargo)?).map(Some)
+}
+
+fn documentation() -> Result<Ran> {
+    let mut cargo = shell::cargo()?;
+    cargo.args(["doc", "--locked", "--workspace", "--exclude", "leaktrace-ebpf", "--no-deps"]);
+    shell::run(cargo.arg("--document-private-items").env("RUSTDOCFLAGS", "--deny=warnings"))?;
+    Ok(None)
+}
+
+/// Runs `cargo test`, shows what it writes, and returns how many tests passed.
+fn run_tests(cargo: &mut Command) -> Result<u64> {
+    let mut child = cargo
+        .stdout(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("cannot start {}", shell::shown(cargo)))?;
+    let output = child.stdout.take().context("a piped output is there")?;
+    let mut passed = 0;
+    for line in BufReader::new(output).split(b'\n') {
+        let line = line.context("cannot read what the tests write")?;
+        let line = String::from_utf8_lossy(&line);
+        println!("{line}");
+        passed += passed_in(&line);
+    }
+    let status = child.wait()?;
+    if !status.success() {
+        bail!("{} failed: {status}", shell::shown(cargo));
+    }
+    if passed == 0 {
+        bail!("{} ran no test", shell::shown(cargo));
+    }
+    Ok(passed)
+}
+
+/// The count in a line such as `test result: ok. 12 passed; 0 failed; 0 ignored`; 0 for any other line.
+fn passed_in(line: &str) -> u64 {
+    let count = line.strip_prefix("test result: ok. ").and_then(|rest| rest.split_once(" passed"));
+    count.and_then(|(count, _)| count.parse().ok()).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn passed_tests_are_counted_from_the_summary_lines_alone() {
+        assert_eq!(passed_in("test result: ok. 12 passed; 0 failed; 0 ignored; 0 measured"), 12);
+        assert_eq!(passed_in("test result: FAILED. 11 passed; 1 failed"), 0);
+        assert_eq!(passed_in("test gate::tests::opens ... ok"), 0);
+    }
+
+    #[test]
+    fn a_run_that_stopped_at_a_failure_fails() {
+        let failed = [
+            ("one", Duration::ZERO, Ok(None)),
+            ("two", Duration::ZERO, Err(anyhow::anyhow!("no"))),
+        ];
+        assert_eq!(summarize(&failed, 3), ExitCode::FAILURE);
+        assert_eq!(summarize(&[("one", Duration::ZERO, Ok(Some(3)))], 1), ExitCode::SUCCESS);
+    }
+}
