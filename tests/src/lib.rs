@@ -1,1 +1,35 @@
-//! x
+//! End-to-end tests: a real CPython runs a workload, the real program traces it as root, and the report is compared
+//! with what the interpreter itself says.
+//!
+//! A test that cannot run here says why and passes, except where `LEAKTRACE_E2E=required` (as in CI): there it fails.
+
+mod python;
+mod target;
+mod tracer;
+
+pub use python::{Python, debian_python, pythons};
+pub use target::Target;
+pub use tracer::{Report, Site, Tracer, leaktrace};
+
+/// Longest time for anything that a test waits for.
+pub const PATIENCE: std::time::Duration = std::time::Duration::from_secs(60);
+
+/// Whether the end-to-end tests can run here: as root, on a kernel with BPF.
+///
+/// # Panics
+/// Where they must run and cannot.
+#[must_use]
+pub fn can_trace() -> bool {
+    let root = rustix::process::geteuid().is_root();
+    let uprobes = std::path::Path::new("/sys/bus/event_source/devices/uprobe").exists();
+    if root && uprobes {
+        return true;
+    }
+    let required = std::env::var("LEAKTRACE_E2E").is_ok_and(|value| value == "required");
+    assert!(!required, "this test must run here: root {root}, uprobes {uprobes}");
+    #[expect(clippy::print_stderr, reason = "whoever runs the tests must see what did not run")]
+    {
+        eprintln!("skipped: root {root}, uprobes {uprobes}");
+    }
+    false
+}

@@ -16,7 +16,7 @@ class Node:
     def __init__(self, name, payload):
         self.name = name
         self.payload = payload
-        self.children = []
+        self.children = []  # recycled: list objects
 
 
 def parse_documents(rounds):
@@ -36,7 +36,7 @@ def build_tree(rounds):
     root = HELD["tree"] = Node("root", None)
     for i in range(rounds):
         child = Node("child %d" % i, bytes(i % 300))
-        child.children.extend([None] * (i % 40))
+        child.children.extend([None] * (i % 40))  # recycled: list objects
         root.children.append(child)
 
 

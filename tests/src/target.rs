@@ -1,0 +1,116 @@
+//! A workload that runs in a real interpreter.
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::path::PathBuf;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+
+use crate::Python;
+
+/// A workload, waiting to be told to go on. It is ended when it is dropped.
+#[derive(Debug)]
+pub struct Target {
+    child: Child,
+    stdin: ChildStdin,
+    stdout: BufReader<ChildStdout>,
+    /// Its pid.
+    pub pid: u32,
+}
+
+impl Target {
+    /// Starts `workloads/NAME` and waits until it is ready.
+    ///
+    /// # Panics
+    /// It does not start.
+    #[must_use]
+    pub fn start(python: &Python, name: &str, arguments: &[&str]) -> Self {
+        Self::start_with(python, name, arguments, &[])
+    }
+
+    /// As [`Self::start`], with variables in its environment.
+    ///
+    /// # Panics
+    /// It does not start.
+    #[must_use]
+    pub fn start_with(
+        python: &Python,
+        name: &str,
+        arguments: &[&str],
+        environment: &[(&str, &str)],
+    ) -> Self {
+        let mut child = Command::new(&python.path)
+            .arg(workloads().join(name))
+            .args(arguments)
+            .env("PYTHONHASHSEED", "0")
+            .env("PYTHONDONTWRITEBYTECODE", "1")
+            .envs(environment.iter().copied())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("a workload starts");
+        let stdin = child.stdin.take().expect("it is piped");
+        let stdout = BufReader::new(child.stdout.take().expect("it is piped"));
+        let pid = child.id();
+        let mut target = Self { child, stdin, stdout, pid };
+        let line = target.line();
+        assert!(line.starts_with("ready"), "{name} said {line:?}");
+        target
+    }
+
+    /// Lets it do its work; returns what it says of it.
+    ///
+    /// # Panics
+    /// It dies or says no JSON.
+    pub fn work(&mut self) -> serde_json::Value {
+        self.tell("go");
+        let line = self.line();
+        serde_json::from_str(&line).unwrap_or_else(|error| panic!("{line:?}: {error}"))
+    }
+
+    /// Sends it a line.
+    ///
+    /// # Panics
+    /// It is dead.
+    pub fn tell(&mut self, line: &str) {
+        writeln!(self.stdin, "{line}").expect("the workload reads");
+    }
+
+    /// Waits for a line of its.
+    ///
+    /// # Panics
+    /// Its output cannot be read.
+    pub fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.stdout.read_line(&mut line).expect("the workload writes");
+        line
+    }
+
+    /// Lets it end; returns its exit status.
+    ///
+    /// # Panics
+    /// It cannot be waited for.
+    #[must_use]
+    pub fn finish(mut self) -> std::process::ExitStatus {
+        self.tell("quit");
+        self.child.wait().expect("it can be waited for")
+    }
+
+    /// Whether it still runs.
+    ///
+    /// # Panics
+    /// It cannot be waited for.
+    pub fn is_alive(&mut self) -> bool {
+        self.child.try_wait().expect("it can be waited for").is_none()
+    }
+}
+
+impl Drop for Target {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn workloads() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("workloads")
+}

@@ -1,0 +1,226 @@
+//! The real program, run as a user runs it.
+
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::path::PathBuf;
+use std::process::{Child, ChildStderr, Command, Stdio};
+use std::sync::OnceLock;
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+/// A leaktrace that traces. It is killed when it is dropped.
+#[derive(Debug)]
+pub struct Tracer {
+    child: Child,
+    stderr: BufReader<ChildStderr>,
+}
+
+/// A report, read back.
+#[derive(Clone, Debug)]
+pub struct Report(pub Value);
+
+/// One site of a report.
+#[derive(Clone, Copy, Debug)]
+pub struct Site<'a>(pub &'a Value);
+
+/// The program, freshly built, with these arguments.
+#[must_use]
+pub fn leaktrace(arguments: &[&str]) -> Command {
+    let mut command = Command::new(program());
+    command.args(arguments);
+    command
+}
+
+impl Tracer {
+    /// Starts tracing `pid` with a JSON report, and waits for the line that says that it does.
+    ///
+    /// # Panics
+    /// It does not come to that.
+    #[must_use]
+    pub fn start(pid: u32, arguments: &[&str]) -> Self {
+        let pid = pid.to_string();
+        #[expect(clippy::zombie_processes, reason = "a tracer that is dropped is waited for")]
+        let mut child = leaktrace(&["--pid", &pid, "--format", "json"])
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("leaktrace starts");
+        let mut stderr = BufReader::new(child.stderr.take().expect("it is piped"));
+        let mut said = String::new();
+        loop {
+            let start = said.len();
+            let read = stderr.read_line(&mut said).expect("its stderr can be read");
+            assert!(read > 0, "leaktrace gave up: {said}");
+            if said[start..].starts_with("tracing ") {
+                return Self { child, stderr };
+            }
+        }
+    }
+
+    /// Its own pid.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Seconds of processor time that it used so far, and the most bytes that it had resident.
+    ///
+    /// # Panics
+    /// It is gone.
+    #[must_use]
+    pub fn usage(&self) -> (f64, u64) {
+        let pid = self.child.id().cast_signed();
+        let process = procfs::process::Process::new(pid).expect("it is there");
+        let stat = process.stat().expect("it is there");
+        let ticks = (stat.utime + stat.stime) as f64 / procfs::ticks_per_second() as f64;
+        let peak = process.status().expect("it is there").vmhwm.unwrap_or(0) << 10;
+        (ticks, peak)
+    }
+
+    /// Stops it as Ctrl-C does; returns its report.
+    ///
+    /// # Panics
+    /// It fails, or prints no report.
+    #[must_use]
+    pub fn stop(self) -> Report {
+        self.signal(Signal::INT);
+        self.report()
+    }
+
+    /// Sends it a signal.
+    ///
+    /// # Panics
+    /// It is gone.
+    pub fn signal(&self, signal: Signal) {
+        let pid = Pid::from_raw(self.child.id().cast_signed()).expect("pids are positive");
+        kill_process(pid, signal).expect("leaktrace is there");
+    }
+
+    /// Waits for its end; returns its report.
+    ///
+    /// # Panics
+    /// It fails, or prints no report.
+    #[must_use]
+    pub fn report(mut self) -> Report {
+        let mut text = String::new();
+        let mut stdout = self.child.stdout.take().expect("it is piped");
+        stdout.read_to_string(&mut text).expect("its stdout can be read");
+        let mut said = String::new();
+        self.stderr.read_to_string(&mut said).expect("its stderr can be read");
+        let status = self.child.wait().expect("it can be waited for");
+        assert!(status.success(), "leaktrace ended with {status}: {said}");
+        Report(serde_json::from_str(&text).unwrap_or_else(|error| panic!("{text:?}: {error}")))
+    }
+
+    /// Kills it as the OOM killer would.
+    ///
+    /// # Panics
+    /// It cannot be waited for.
+    pub fn kill(mut self) {
+        self.child.kill().expect("leaktrace is there");
+        self.child.wait().expect("it can be waited for");
+    }
+}
+
+impl Drop for Tracer {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Report {
+    /// All sites.
+    ///
+    /// # Panics
+    /// The report has none.
+    pub fn sites(&self) -> impl Iterator<Item = Site<'_>> {
+        self.0["sites"].as_array().expect("sites are an array").iter().map(Site)
+    }
+
+    /// The number at a path such as `/session/events_lost`; 0 where it is null.
+    #[must_use]
+    pub fn number(&self, path: &str) -> f64 {
+        self.0.pointer(path).and_then(Value::as_f64).unwrap_or(0.0)
+    }
+
+    /// The count of a counter of the kernel side; 0 where it is not in the report.
+    #[must_use]
+    pub fn counter(&self, name: &str) -> f64 {
+        let counters = self.0["counters"].as_array();
+        counters
+            .and_then(|counters| counters.iter().find(|counter| counter["name"] == name))
+            .and_then(|counter| counter["count"].as_f64())
+            .unwrap_or(0.0)
+    }
+
+    /// A sum over the sites that `wanted` picks.
+    pub fn sum(&self, key: &str, wanted: impl Fn(Site<'_>) -> bool) -> f64 {
+        self.sites().filter(|&site| wanted(site)).map(|site| site.number(key)).sum()
+    }
+}
+
+impl<'a> Site<'a> {
+    /// A number of the site; 0 where it is null.
+    #[must_use]
+    pub fn number(self, key: &str) -> f64 {
+        self.0[key].as_f64().unwrap_or(0.0)
+    }
+
+    /// `file:line` of the innermost frame; empty where there is none.
+    #[must_use]
+    pub fn line(self) -> String {
+        let frame = &self.0["stack"][0];
+        match frame["file"].as_str() {
+            Some(file) => format!("{file}:{}", frame["line"].as_u64().unwrap_or(0)),
+            None => String::new(),
+        }
+    }
+
+    /// Whether its blocks are pymalloc's, which alone the interpreter counts.
+    #[must_use]
+    pub fn is_small(self) -> bool {
+        self.0["domain"] == "obj" || self.0["domain"] == "mem"
+    }
+
+    /// Its verdict.
+    #[must_use]
+    pub fn verdict(self) -> &'a str {
+        self.0["verdict"].as_str().unwrap_or("")
+    }
+
+    /// Whether a function of this name is on its stack.
+    #[must_use]
+    pub fn has_function(self, name: &str) -> bool {
+        self.0["stack"].as_array().is_some_and(|frames| {
+            frames.iter().any(|frame| {
+                frame["function"].as_str().is_some_and(|function| {
+                    function == name || function.ends_with(&format!(".{name}"))
+                })
+            })
+        })
+    }
+}
+
+/// Builds the program once, so that a test never runs an old one.
+fn program() -> &'static PathBuf {
+    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+    PROGRAM.get_or_init(|| {
+        if let Some(program) = std::env::var_os("LEAKTRACE_BIN") {
+            return PathBuf::from(program);
+        }
+        let test = std::env::current_exe().expect("a test knows its own path");
+        let profile = test.ancestors().nth(2).expect("tests lie in target/PROFILE/deps");
+        let mut cargo = Command::new(env!("CARGO"));
+        cargo.args(["build", "--quiet", "--package", "leaktrace"]);
+        if profile.ends_with("release") {
+            cargo.arg("--release");
+        }
+        let status = cargo.current_dir(env!("CARGO_MANIFEST_DIR")).status().expect("cargo runs");
+        assert!(status.success(), "leaktrace does not build");
+        profile.join("leaktrace")
+    })
+}

@@ -1,0 +1,118 @@
+//! How many of a target's allocations and frees are seen, against the interpreter's own count of blocks.
+//!
+//! Beside it stands what a probe on the exported symbols would have seen (`--no-gate` on an optimised build).
+#![expect(clippy::print_stdout, reason = "the figures are part of what the test is for")]
+
+use std::time::Duration;
+
+use leaktrace_tests::{Python, Report, Target, Tracer, can_trace, pythons};
+use serde_json::Value;
+
+/// Share of the blocks that must be seen.
+const WANTED: f64 = 0.999;
+
+/// Blocks by which the two counts may differ besides: the interpreter counts once more before and after the work,
+/// which itself makes an integer or two, and its free lists hold a few blocks either way.
+const SLACK: f64 = 4.0;
+
+/// What was seen of one kind of object, and what the interpreter counted.
+struct Seen {
+    kind: String,
+    kept: (f64, f64),
+    dropped: (f64, f64),
+}
+
+#[test]
+fn every_kind_of_allocation_and_free_is_seen_on_every_python() {
+    if !can_trace() {
+        return;
+    }
+    for python in pythons() {
+        let (truth, report) = trace(&python, &[]);
+        let seen = compare(&truth, &report);
+        println!(
+            "{} {}: gate {}, coverage {} %, predictions {} right, {} wrong, {} fresh pools",
+            python.path.display(),
+            python.version,
+            report.0["session"]["gate"],
+            report.0["session"]["coverage_pct"],
+            report.counter("prediction_right"),
+            report.counter("prediction_wrong"),
+            report.counter("fresh_pool_found"),
+        );
+        for Seen { kind, kept, dropped } in &seen {
+            println!(
+                "  {kind:14} kept {:>6} of {:>6}  freed {:>6} of {:>6}",
+                kept.0, kept.1, dropped.0, dropped.1
+            );
+            assert!((kept.0 - kept.1).abs() <= SLACK + kept.1 * (1.0 - WANTED), "{kind} kept");
+            assert!(dropped.0 >= dropped.1 * WANTED - SLACK, "{kind} freed");
+        }
+        assert_eq!(report.number("/session/events_lost"), 0.0);
+        assert_eq!(report.counter("prediction_wrong"), 0.0);
+    }
+}
+
+#[test]
+fn exported_symbols_alone_would_show_almost_nothing_of_an_optimised_python() {
+    if !can_trace() {
+        return;
+    }
+    for python in pythons() {
+        let (truth, report) = trace(&python, &["--no-gate"]);
+        let (kept, implied) = compare(&truth, &report)
+            .iter()
+            .fold((0.0, 0.0), |sum, seen| (sum.0 + seen.kept.0, sum.1 + seen.kept.1));
+        println!(
+            "{} {}: symbols see {kept} of {implied} blocks ({:.3} %)",
+            python.path.display(),
+            python.version,
+            100.0 * kept / implied
+        );
+        if report.0["session"]["coverage_pct"].is_null() {
+            assert!(kept < 0.2 * implied, "coverage is said to be unknown, but is not low");
+            assert!(!report.0["warnings"].as_array().expect("an array").is_empty());
+        } else {
+            assert!(kept >= WANTED * implied - 11.0 * SLACK, "a plain build shows all calls");
+        }
+    }
+}
+
+fn trace(python: &Python, arguments: &[&str]) -> (Value, Report) {
+    let mut target = Target::start(python, "coverage.py", &[]);
+    let tracer = Tracer::start(target.pid, arguments);
+    // Predictions need a moment and some hundreds of allocations to prove themselves: half of the work is done with
+    // return probes, half without.
+    let truth = target.work();
+    std::thread::sleep(Duration::from_millis(100));
+    (truth, tracer.stop())
+}
+
+/// For each kind of object what was seen against what the interpreter counted.
+fn compare(truth: &Value, report: &Report) -> Vec<Seen> {
+    let kinds = truth["kept"].as_object().expect("an object").keys();
+    kinds
+        .map(|kind| {
+            // The two calls of each function differ in their caller.
+            let called = |by: &'static str| {
+                move |site: leaktrace_tests::Site<'_>| {
+                    site.has_function(kind) && site.has_function(by) && site.is_small()
+                }
+            };
+            let in_dropped = called("dropped");
+            let kept = report.sum("live_blocks", |site| {
+                site.has_function(kind) && !site.has_function("dropped") && site.is_small()
+            });
+            let counted = truth["kept"][kind].as_f64().expect("a number");
+            let made = truth["dropped"][kind][0].as_f64().expect("a number");
+            let left = truth["dropped"][kind][1].as_f64().expect("a number");
+            let live = report.sum("live_blocks", in_dropped);
+            let allocated = report.sum("allocations", called("dropped"));
+            // What was made for good, of all that was made: temporary blocks are freed as they come.
+            let temporary = allocated - made;
+            let freed = report.sum("frees", called("dropped")) - temporary;
+            println!("    {kind}: {allocated} allocated, {live} left against {left}");
+            Seen { kind: kind.clone(), kept: (kept, counted), dropped: (freed, made - left) }
+        })
+        .collect()
+}
