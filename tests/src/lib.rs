@@ -4,10 +4,12 @@
 //! A test that cannot run here says why and passes, except where `LEAKTRACE_E2E=required` (as in CI): there it fails.
 
 mod python;
+mod symbols;
 mod target;
 mod tracer;
 
 pub use python::{Python, debian_python, pythons};
+pub use symbols::SymbolProbes;
 pub use target::Target;
 pub use tracer::{Report, Site, Tracer, leaktrace};
 

@@ -130,8 +130,13 @@ impl Attached {
             .and_then(|(_, point)| point.map(|point| point.kind))
     }
 
-    /// Percent of the table slots whose calls are all seen.
-    pub(super) fn coverage_pct(&self) -> f64 {
+    /// Percent of the table slots whose calls are all seen. `None` where a plain function of an `inlined` build is
+    /// probed at its own entry: that sees only the few calls that were not inlined, and nobody knows how few.
+    pub(super) fn coverage_pct(&self, inlined: bool) -> Option<f64> {
+        let is_entry = |point: &Option<GatePoint>| point.is_some_and(|p| p.kind == Kind::Entry);
+        if inlined && self.seen.iter().any(|(place, point)| place.plain && is_entry(point)) {
+            return None;
+        }
         let slots = |seen: bool| -> usize {
             self.seen
                 .iter()
@@ -139,7 +144,7 @@ impl Attached {
                 .map(|(place, _)| place.tables.len())
                 .sum()
         };
-        100.0 * slots(true) as f64 / slots(false).max(1) as f64
+        Some(100.0 * slots(true) as f64 / slots(false).max(1) as f64)
     }
 
     /// Whether frees of the raw domain are seen.

@@ -116,6 +116,7 @@ pub struct Session {
     // Fields are dropped in this order: the gate is closed before the probes are taken off.
     attached: Attached,
     programs: Programs,
+    options: Options,
     target: Target,
     aggregator: Aggregator,
     symbolizer: Symbolizer,
@@ -244,6 +245,7 @@ impl Session {
             rss_start: target.process.rss().ok(),
             attached,
             programs,
+            options,
             target,
             aggregator,
             verification,
@@ -340,13 +342,13 @@ impl Session {
             let count = self.malformed;
             self.warnings.push(format!("{count} records of the kernel side could not be read"));
         }
-        let gate = self.attached.main_kind().filter(|_| !self.attached.gate.slots().is_empty());
+        let gate = self.attached.main_kind().filter(|_| self.options.gate);
         Ok(Traced {
             started_at: self.started_at,
             duration,
             end,
             gate,
-            coverage_pct: self.coverage_pct(),
+            coverage_pct: self.attached.coverage_pct(self.target.tables.inlined),
             overhead_pct,
             snapshot,
             counters,
@@ -358,12 +360,6 @@ impl Session {
             warnings: self.warnings,
             target: self.target,
         })
-    }
-
-    /// An inlined build without a gate shows only the few calls that were not inlined, and nobody knows how few.
-    fn coverage_pct(&self) -> Option<f64> {
-        let blind = self.target.tables.inlined && self.attached.gate.slots().is_empty();
-        (!blind).then(|| self.attached.coverage_pct())
     }
 
     fn close(&mut self) {

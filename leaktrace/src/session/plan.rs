@@ -18,6 +18,8 @@ pub(super) struct Place {
     pub(super) address: u64,
     /// Addresses of the tables that it stands in.
     pub(super) tables: Vec<u64>,
+    /// Whether it is one of CPython's own plain allocators, not a hook.
+    pub(super) plain: bool,
     /// Where to try to put the probe, best first.
     pub(super) candidates: Vec<GatePoint>,
 }
@@ -67,6 +69,7 @@ fn place(
         function,
         address,
         tables: vec![table.address],
+        plain,
         candidates,
     }
 }

@@ -92,7 +92,8 @@ impl Target {
         let repair =
             repair(&self.memory, &self.module, &self.tables).map_err(SessionError::Gate)?;
         if repair.closed > 0 {
-            self.tables = tables::find(&self.module, self.memory.as_ref(), &self.version)?;
+            // What stood in the open slots was no function: whatever follows from the tables is found anew.
+            *self = Self::inspect(self.process.pid())?;
         }
         Ok(repair)
     }
@@ -114,9 +115,18 @@ impl Target {
         let mut warnings = Vec::new();
         let thread =
             thread_layout(&module, &memory, &layout, runtime, &interpreters, &mut warnings);
-        let pymalloc = pymalloc_layout(&module, &memory, &layout, &version, &mut warnings);
-        let pymalloc =
-            PymallocLayout { interpreter: own_pools(&version, &interpreters), ..pymalloc };
+        let mut pymalloc = PymallocLayout {
+            interpreter: own_pools(&version, &interpreters),
+            ..layout.pymalloc_layout().unwrap_or_default()
+        };
+        if serves_from_pools(&tables, &module) {
+            match usedpools::find(&module, &memory, &version) {
+                Ok(found) => pymalloc.usedpools = found.address,
+                Err(reason) => warnings.push(format!(
+                    "blocks are not predicted but awaited, at a higher cost to the target: {reason}"
+                )),
+            }
+        }
         let memory = Arc::new(memory);
         Ok(Self { process, module, memory, version, layout, tables, thread, pymalloc, warnings })
     }
@@ -190,21 +200,8 @@ fn thread_layout(
     }
 }
 
-fn pymalloc_layout(
-    module: &Module,
-    memory: &ProcessMemory,
-    layout: &Layout,
-    version: &Version,
-    warnings: &mut Vec<String>,
-) -> PymallocLayout {
-    let Some(known) = layout.pymalloc_layout() else { return PymallocLayout::default() };
-    match usedpools::find(module, memory, version) {
-        Ok(found) => PymallocLayout { usedpools: found.address, ..known },
-        Err(reason) => {
-            warnings.push(format!(
-                "blocks are not predicted but awaited, at a higher cost to the target: {reason}"
-            ));
-            known
-        }
-    }
+/// Whether what the obj and mem gates are asked for is what pymalloc is asked for: hooks ask it for more, and
+/// `PYTHONMALLOC=malloc` does not ask it at all.
+fn serves_from_pools(tables: &AllocatorTables, module: &Module) -> bool {
+    tables.obj.all_plain(module) && tables.obj.malloc != tables.raw.malloc
 }
