@@ -144,13 +144,6 @@ impl Programs {
         }
     }
 
-    /// Takes every probe off.
-    pub fn detach_all(&mut self) {
-        for probe in Probe::ALL {
-            self.detach(probe);
-        }
-    }
-
     /// Hands up to `most` records to `take`, oldest first; returns how many there were.
     pub fn drain(&mut self, most: usize, mut take: impl FnMut(&[u8])) -> usize {
         let mut drained = 0;

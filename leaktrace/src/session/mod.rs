@@ -133,7 +133,6 @@ pub struct Session {
 }
 
 /// What a session has come to.
-#[derive(Debug)]
 pub struct Traced {
     /// The process that was traced.
     pub target: Target,
@@ -165,6 +164,9 @@ pub struct Traced {
     pub rss_end: Option<u64>,
     /// What the user should know.
     pub warnings: Vec<String>,
+    /// The probes, which nothing hits any more. Dropping them takes them off, at some 0.1 s each: the report need not
+    /// wait for that.
+    pub probes: Programs,
 }
 
 /// What the target says of itself, kept for when it is gone.
@@ -317,7 +319,7 @@ impl Session {
         Ok(self.watch.look(&self.target))
     }
 
-    /// Closes the gate, takes what is still to come, takes off the probes. The target is then as it was.
+    /// Closes the gate and takes what is still to come. Once the probes are dropped as well, the target is as it was.
     ///
     /// # Errors
     /// The maps of the kernel side cannot be read any more.
@@ -337,7 +339,6 @@ impl Session {
             duration,
         );
         let snapshot = self.aggregator.snapshot(now_ns());
-        self.programs.detach_all();
         if self.malformed > 0 {
             let count = self.malformed;
             self.warnings.push(format!("{count} records of the kernel side could not be read"));
@@ -359,6 +360,7 @@ impl Session {
             rss_end,
             warnings: self.warnings,
             target: self.target,
+            probes: self.programs,
         })
     }
 
