@@ -2,8 +2,6 @@
 //!
 //! `LEAKTRACE_DEMO_ROUNDS` says how often for each Python (1 unless told), each time with another seed.
 
-#![expect(clippy::print_stdout, reason = "the figures are part of what the test is for")]
-
 use leaktrace_tests::{can_trace, leaktrace, pythons};
 
 /// Minor versions that the demo is run on, where they are here.

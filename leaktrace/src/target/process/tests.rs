@@ -9,7 +9,7 @@ struct Running(Child);
 
 impl Running {
     fn sleep() -> Self {
-        Self(Command::new("sleep").args(["1000", "s"]).stdin(Stdio::null()).spawn().unwrap())
+        Self(Command::new("sleep").args(["1000", "1s"]).stdin(Stdio::null()).spawn().unwrap())
     }
 
     fn pid(&self) -> u32 {
