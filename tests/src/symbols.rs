@@ -1,12 +1,11 @@
-//! What a probe on the exported symbols sees: the kernel's own count of uprobe hits, without leaktrace.
+//! What a probe on the exported symbols sees: an empty program there, whose runs the kernel counts.
 
-use std::fs;
-use std::io::Write as _;
-use std::path::Path;
+use std::num::NonZeroU32;
+use std::os::fd::OwnedFd;
 
+use leaktrace::kernel::{Probe, Programs, measure_runs};
 use leaktrace::target::module::Module;
-
-const TRACING: &str = "/sys/kernel/tracing";
+use leaktrace_common::config::{Config, TargetIdentity};
 
 /// The functions by which programs allocate, as every tracer that goes by symbols would probe them.
 const SYMBOLS: [&str; 6] = [
@@ -18,68 +17,36 @@ const SYMBOLS: [&str; 6] = [
     "PyMem_Realloc",
 ];
 
-/// Uprobes on the exported allocation functions of one interpreter. Removed when it is dropped.
-#[derive(Debug)]
+/// Probes on the exported allocation functions of one process.
 pub struct SymbolProbes {
-    group: String,
+    programs: Programs,
+    _counting: OwnedFd,
 }
 
 impl SymbolProbes {
-    /// Puts them on the interpreter of `pid`; `None` where tracefs is not there.
+    /// Puts them on the interpreter of `pid`.
     ///
     /// # Panics
-    /// The interpreter cannot be found.
+    /// The interpreter cannot be found or probed.
     #[must_use]
-    pub fn attach(pid: u32) -> Option<Self> {
-        if !Path::new(TRACING).join("uprobe_events").exists() {
-            return None;
-        }
+    pub fn attach(pid: u32) -> Self {
         let module = Module::find(pid).expect("the target is a CPython");
-        let probes = Self { group: format!("leaktrace_test_{pid}") };
+        let nobody = TargetIdentity { pid_namespace: 0, pid: u64::from(pid), start_ticks: 0 };
+        let mut programs = Programs::load(&Config::default(), nobody, false).expect("BPF is there");
+        let pid = NonZeroU32::new(pid).expect("pids are positive");
         for symbol in SYMBOLS {
             let address = module.symbol(symbol).expect("CPython exports it");
             let offset = module.file_offset_of(address).expect("it is in the file");
-            let file = fs::canonicalize(module.path()).expect("the file is there");
-            append(
-                "uprobe_events",
-                &format!("p:{}/{symbol} {}:{offset:#x}", probes.group, file.display()),
-            );
+            programs
+                .attach(Probe::Calibrate, module.map_file(), offset, pid)
+                .expect("a function's entry can be probed");
         }
-        fs::write(format!("{TRACING}/events/{}/enable", probes.group), "1").expect("it can be on");
-        Some(probes)
+        Self { programs, _counting: measure_runs().expect("the kernel counts runs") }
     }
 
     /// Hits so far.
-    ///
-    /// # Panics
-    /// The kernel does not say.
     #[must_use]
     pub fn hits(&self) -> u64 {
-        let profile = fs::read_to_string(format!("{TRACING}/uprobe_profile")).expect("it says");
-        let wanted = |name: &str| SYMBOLS.contains(&name);
-        profile
-            .lines()
-            .filter_map(|line| {
-                let mut words = line.split_whitespace().skip(1);
-                words.next().filter(|name| wanted(name))?;
-                words.next()?.parse::<u64>().ok()
-            })
-            .sum()
+        self.programs.runs(Probe::Calibrate)
     }
-}
-
-impl Drop for SymbolProbes {
-    fn drop(&mut self) {
-        // What is not there any more need not be removed.
-        let _ = fs::write(format!("{TRACING}/events/{}/enable", self.group), "0");
-        for symbol in SYMBOLS {
-            append("uprobe_events", &format!("-:{}/{symbol}", self.group));
-        }
-    }
-}
-
-fn append(file: &str, line: &str) {
-    let path = format!("{TRACING}/{file}");
-    let mut file = fs::OpenOptions::new().append(true).open(&path).expect("tracefs can be written");
-    writeln!(file, "{line}").unwrap_or_else(|error| panic!("{line} > {path}: {error}"));
 }

@@ -85,10 +85,7 @@ fn a_probe_on_the_exported_symbols_sees_next_to_nothing_of_an_optimised_python()
     }
     for python in pythons() {
         let mut target = Target::start(&python, "coverage.py", &[]);
-        let Some(probes) = SymbolProbes::attach(target.pid) else {
-            println!("skipped: tracefs is not mounted");
-            return;
-        };
+        let probes = SymbolProbes::attach(target.pid);
         target.work();
         let hits = probes.hits();
         drop(probes);

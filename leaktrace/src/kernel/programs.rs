@@ -216,6 +216,14 @@ impl Programs {
         (runs > 0).then(|| info.run_time().as_nanos() as f64 / runs as f64)
     }
 
+    /// Runs of `probe`, as far as the kernel counted them: see [`super::measure_runs`].
+    #[must_use]
+    pub fn runs(&self, probe: Probe) -> u64 {
+        let program: Option<&UProbe> =
+            self.ebpf.program(probe.name()).and_then(|program| program.try_into().ok());
+        program.and_then(|program| program.info().ok()).map_or(0, |info| info.run_count())
+    }
+
     /// Instructions that the verifier walked through for `probe` (kernel 5.16 and newer).
     #[must_use]
     pub fn verified_instructions(&self, probe: Probe) -> Option<u32> {
