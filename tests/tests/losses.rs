@@ -82,6 +82,11 @@ fn nothing_is_lost_and_a_pair_costs_a_few_empty_hits() {
             run.traced_ns - run.bare_ns,
             run.hit_ns
         );
+        println!(
+            "  overhead by the report {:.1} %, by the pairs {:.1} %",
+            run.report.number("/session/overhead_pct"),
+            100.0 * (1.0 - run.bare_ns / run.traced_ns)
+        );
         assert_eq!(run.report.number("/session/events_lost"), 0.0);
         let seen = run.report.sum("frees", |site| site.has_function("churn"));
         assert!((seen / run.pairs - 1.0).abs() < 0.001, "{seen} of {} pairs", run.pairs);

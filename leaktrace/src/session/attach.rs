@@ -153,7 +153,14 @@ impl Attached {
     }
 
     /// What is not seen, in words.
-    pub(super) fn warnings(&self) -> Vec<String> {
+    pub(super) fn warnings(&self, inlined: bool) -> Vec<String> {
+        if self.coverage_pct(inlined).is_none() {
+            return vec![
+                "this CPython is optimised and its gate stays closed: only the few calls that the compiler did not \
+                 inline are seen, nobody knows how few"
+                    .to_owned(),
+            ];
+        }
         self.seen
             .iter()
             .filter(|(_, point)| point.is_none())

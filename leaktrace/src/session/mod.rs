@@ -227,7 +227,7 @@ impl Session {
         let cost = CostMeter::calibrate(&mut programs);
         let watch = Watch::new(pid)?;
         let attached = attach::attach(&mut programs, &target, places, return_probes)?;
-        warnings.extend(attached.warnings());
+        warnings.extend(attached.warnings(target.tables.inlined));
         let verification = Verification::new(
             config.pymalloc.usedpools != 0,
             return_probes,

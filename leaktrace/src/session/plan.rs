@@ -52,7 +52,10 @@ fn place(
     gate: bool,
 ) -> Place {
     let address = table.function(function);
-    let plain = table.is_plain(function, module);
+    // Where mem and obj differ, pymalloc serves neither (PYTHONMALLOC=mimalloc): nothing inlines their functions, but
+    // CPython compares obj's with its own to count blocks.
+    let own = raw || tables.mem.functions() == tables.obj.functions();
+    let plain = own && table.is_plain(function, module);
     let candidates = point::candidates(module, address)
         .into_iter()
         .filter(|point| match point.kind {

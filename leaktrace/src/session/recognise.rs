@@ -203,5 +203,7 @@ fn thread_layout(
 /// Whether what the obj and mem gates are asked for is what pymalloc is asked for: hooks ask it for more, and
 /// `PYTHONMALLOC=malloc` does not ask it at all.
 fn serves_from_pools(tables: &AllocatorTables, module: &Module) -> bool {
-    tables.obj.all_plain(module) && tables.obj.malloc != tables.raw.malloc
+    tables.obj.all_plain(module)
+        && tables.obj.functions() == tables.mem.functions()
+        && tables.obj.malloc != tables.raw.malloc
 }
