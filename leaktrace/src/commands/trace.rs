@@ -56,7 +56,8 @@ pub(super) async fn trace(options: &TraceOptions) -> anyhow::Result<Traced> {
     announce(&session);
     let deadline = options.duration.map(|duration| Instant::now() + duration);
     let end = watch(&mut session, deadline, &mut signals).await?;
-    // From here on the gate is closed: a second signal may end the program at once.
+    session.close();
+    // With the gate closed, a second signal may end the program at once.
     signals.leave_on_next();
     Ok(session.finish(end)?)
 }

@@ -129,6 +129,7 @@ pub struct Session {
     limit_bytes: Option<u64>,
     rss_start: Option<u64>,
     malformed: u64,
+    closed: bool,
     warnings: Vec<String>,
 }
 
@@ -256,6 +257,7 @@ impl Session {
             started: Instant::now(),
             started_at: SystemTime::now(),
             malformed: 0,
+            closed: false,
             warnings,
         })
     }
@@ -325,6 +327,11 @@ impl Session {
     /// The maps of the kernel side cannot be read any more.
     pub fn finish(mut self, end: End) -> Result<Traced, SessionError> {
         self.close();
+        std::thread::sleep(STRAGGLERS);
+        if !self.attached.gate.is_closed() {
+            // Whoever put back an old table once more does not get away with it.
+            let _ = self.attached.gate.close();
+        }
         let duration = self.started.elapsed();
         self.drain_rest();
         let rss_end = self.target.process.rss().ok().filter(|&rss| rss > 0);
@@ -364,7 +371,11 @@ impl Session {
         })
     }
 
-    fn close(&mut self) {
+    /// Closes the gate: the target then takes its own fast path again, and leaktrace may end in any way.
+    pub fn close(&mut self) {
+        if std::mem::replace(&mut self.closed, true) {
+            return;
+        }
         let Ok(outcomes) = self.attached.gate.close() else { return };
         if outcomes.contains(&Outcome::Foreign) {
             self.warnings.push(
@@ -372,11 +383,6 @@ impl Session {
                  `leaktrace doctor` when they are gone"
                     .to_owned(),
             );
-        }
-        std::thread::sleep(STRAGGLERS);
-        if !self.attached.gate.is_closed() {
-            // Whoever put back an old table once more does not get away with it.
-            let _ = self.attached.gate.close();
         }
     }
 
