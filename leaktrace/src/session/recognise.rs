@@ -17,6 +17,7 @@ use crate::cpython::tables::{self, AllocatorTables};
 use crate::cpython::version::{self, Version};
 use crate::cpython::{debug_offsets, thread_source, usedpools};
 use crate::gate::repair::{Repair, repair};
+use crate::kernel::lock::Holder;
 use crate::kernel::{KernelError, lock};
 use crate::target::memory::ProcessMemory;
 use crate::target::module::Module;
@@ -25,7 +26,10 @@ use crate::target::process::Process;
 /// How long a program that was just started may take until its interpreter is there.
 const STARTING: Duration = Duration::from_secs(5);
 
-/// How often it is looked for meanwhile.
+/// How long the kernel may take to take the probes off that a killed leaktrace had put in place.
+const DYING: Duration = Duration::from_secs(10);
+
+/// How often either is looked for meanwhile.
 const RETRY: Duration = Duration::from_millis(50);
 
 /// A CPython process, recognised.
@@ -71,15 +75,19 @@ impl Target {
         }
     }
 
-    /// As [`Self::recognise`], for a process that no leaktrace traces now.
+    /// As [`Self::recognise`], for a process that no leaktrace traces now. One that was just killed is waited for.
     ///
     /// # Errors
     /// Also where one does.
     pub async fn examine(pid: u32) -> Result<Self, SessionError> {
         let target = Self::recognise(pid).await?;
         let identity = target.identity()?;
-        if lock::is_taken(identity) {
-            return Err(KernelError::AlreadyTraced { pid: identity.pid }.into());
+        let deadline = Instant::now() + DYING;
+        while let Some(holder) = lock::holder(identity) {
+            if holder == Holder::Living || Instant::now() >= deadline {
+                return Err(KernelError::AlreadyTraced { pid: identity.pid }.into());
+            }
+            tokio::time::sleep(RETRY).await;
         }
         Ok(target)
     }
