@@ -21,11 +21,11 @@ pub(super) struct Attached {
 }
 
 /// Attaches the probes of `places` to `target`. Without `return_probes`, functions whose block only the return value
-/// tells are left out.
+/// tells are left out. Each probe takes the kernel some hundredth of a second: in between it can be cancelled.
 ///
 /// # Errors
 /// Nothing at all could be attached: the last refusal.
-pub(super) fn attach(
+pub(super) async fn attach(
     programs: &mut Programs,
     target: &Target,
     places: Vec<Place>,
@@ -41,6 +41,7 @@ pub(super) fn attach(
             first_accepted(programs, target, &place, return_probes, &mut refusal)
         };
         seen.push((place, point));
+        tokio::task::yield_now().await;
     }
     if seen.iter().all(|(_, point)| point.is_none()) {
         return Err(refusal.map_or(SessionError::NothingToProbe, SessionError::from));

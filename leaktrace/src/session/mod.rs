@@ -227,7 +227,7 @@ impl Session {
         let mut programs = Programs::load(&config, target.identity()?, options.bpf_log)?;
         let cost = CostMeter::calibrate(&mut programs);
         let watch = Watch::new(pid)?;
-        let attached = attach::attach(&mut programs, &target, places, return_probes)?;
+        let attached = attach::attach(&mut programs, &target, places, return_probes).await?;
         warnings.extend(attached.warnings(target.tables.inlined));
         let verification = Verification::new(
             config.pymalloc.usedpools != 0,
