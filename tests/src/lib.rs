@@ -3,15 +3,17 @@
 //!
 //! A test that cannot run here says why and passes, except where `LEAKTRACE_E2E=required` (as in CI): there it fails.
 
+mod doctor;
 mod python;
 mod symbols;
 mod target;
 mod tracer;
 
+pub use doctor::{Found, doctor};
 pub use python::{Python, debian_python, pythons};
 pub use symbols::SymbolProbes;
-pub use target::Target;
-pub use tracer::{Report, Site, Tracer, leaktrace};
+pub use target::{Target, workload};
+pub use tracer::{Ended, Report, Site, Tracer, leaktrace};
 
 /// Longest time for anything that a test waits for.
 pub const PATIENCE: std::time::Duration = std::time::Duration::from_secs(60);

@@ -37,12 +37,20 @@ impl Target {
         arguments: &[&str],
         environment: &[(&str, &str)],
     ) -> Self {
-        let mut child = Command::new(&python.path)
-            .arg(workloads().join(name))
-            .args(arguments)
+        let mut command = Command::new(&python.path);
+        command.arg(workload(name)).args(arguments).envs(environment.iter().copied());
+        Self::start_command(command)
+    }
+
+    /// Starts a workload however it is called, and waits until it is ready.
+    ///
+    /// # Panics
+    /// It does not start.
+    #[must_use]
+    pub fn start_command(mut command: Command) -> Self {
+        let mut child = command
             .env("PYTHONHASHSEED", "0")
             .env("PYTHONDONTWRITEBYTECODE", "1")
-            .envs(environment.iter().copied())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -52,7 +60,7 @@ impl Target {
         let pid = child.id();
         let mut target = Self { child, stdin, stdout, pid };
         let line = target.line();
-        assert!(line.starts_with("ready"), "{name} said {line:?}");
+        assert!(line.starts_with("ready"), "{command:?} said {line:?}");
         target
     }
 
@@ -61,7 +69,15 @@ impl Target {
     /// # Panics
     /// It dies or says no JSON.
     pub fn work(&mut self) -> serde_json::Value {
-        self.tell("go");
+        self.ask("go")
+    }
+
+    /// Gives it a command; returns its answer.
+    ///
+    /// # Panics
+    /// It dies or says no JSON.
+    pub fn ask(&mut self, command: &str) -> serde_json::Value {
+        self.tell(command);
         let line = self.line();
         serde_json::from_str(&line).unwrap_or_else(|error| panic!("{line:?}: {error}"))
     }
@@ -94,6 +110,15 @@ impl Target {
         self.child.wait().expect("it can be waited for")
     }
 
+    /// Waits for its end, of which it was told already; returns its exit status.
+    ///
+    /// # Panics
+    /// It cannot be waited for.
+    #[must_use]
+    pub fn wait(mut self) -> std::process::ExitStatus {
+        self.child.wait().expect("it can be waited for")
+    }
+
     /// Whether it still runs.
     ///
     /// # Panics
@@ -111,6 +136,8 @@ impl Drop for Target {
     }
 }
 
-fn workloads() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("workloads")
+/// The path of a workload.
+#[must_use]
+pub fn workload(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("workloads").join(name)
 }

@@ -2,7 +2,7 @@
 
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::PathBuf;
-use std::process::{Child, ChildStderr, Command, Stdio};
+use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
 use std::sync::OnceLock;
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -13,6 +13,18 @@ use serde_json::Value;
 pub struct Tracer {
     child: Child,
     stderr: BufReader<ChildStderr>,
+    said: String,
+}
+
+/// What a leaktrace left when it ended.
+#[derive(Debug)]
+pub struct Ended {
+    /// How it ended.
+    pub status: ExitStatus,
+    /// Its stdout.
+    pub printed: String,
+    /// Its stderr.
+    pub said: String,
 }
 
 /// A report, read back.
@@ -38,24 +50,48 @@ impl Tracer {
     /// It does not come to that.
     #[must_use]
     pub fn start(pid: u32, arguments: &[&str]) -> Self {
+        let mut tracer = Self::spawn(pid, arguments);
+        tracer.wait_until_tracing();
+        tracer
+    }
+
+    /// Starts tracing `pid` with a JSON report, and waits for nothing.
+    ///
+    /// # Panics
+    /// It does not start.
+    #[must_use]
+    pub fn spawn(pid: u32, arguments: &[&str]) -> Self {
         let pid = pid.to_string();
+        let mut command = leaktrace(&["--pid", &pid, "--format", "json"]);
+        command.args(arguments);
+        Self::spawn_command(command)
+    }
+
+    /// As [`Self::spawn`], however it is called.
+    ///
+    /// # Panics
+    /// It does not start.
+    #[must_use]
+    pub fn spawn_command(mut command: Command) -> Self {
         #[expect(clippy::zombie_processes, reason = "a tracer that is dropped is waited for")]
-        let mut child = leaktrace(&["--pid", &pid, "--format", "json"])
-            .args(arguments)
+        let mut child = command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
             .expect("leaktrace starts");
-        let mut stderr = BufReader::new(child.stderr.take().expect("it is piped"));
-        let mut said = String::new();
-        loop {
-            let start = said.len();
-            let read = stderr.read_line(&mut said).expect("its stderr can be read");
-            assert!(read > 0, "leaktrace gave up: {said}");
-            if said[start..].starts_with("tracing ") {
-                return Self { child, stderr };
-            }
+        let stderr = BufReader::new(child.stderr.take().expect("it is piped"));
+        Self { child, stderr, said: String::new() }
+    }
+
+    /// Waits for the line that says that probes and gates are in place.
+    ///
+    /// # Panics
+    /// It does not come.
+    pub fn wait_until_tracing(&mut self) {
+        while !self.said.lines().any(|line| line.starts_with("tracing ")) {
+            let read = self.stderr.read_line(&mut self.said).expect("its stderr can be read");
+            assert!(read > 0, "leaktrace gave up: {}", self.said);
         }
     }
 
@@ -103,24 +139,53 @@ impl Tracer {
     /// # Panics
     /// It fails, or prints no report.
     #[must_use]
-    pub fn report(mut self) -> Report {
-        let mut text = String::new();
+    pub fn report(self) -> Report {
+        let ended = self.ended();
+        assert!(ended.status.success(), "leaktrace ended with {}: {}", ended.status, ended.said);
+        ended.report()
+    }
+
+    /// Waits for its end, whatever that is.
+    ///
+    /// # Panics
+    /// It cannot be waited for.
+    #[must_use]
+    pub fn ended(mut self) -> Ended {
+        let mut printed = String::new();
         let mut stdout = self.child.stdout.take().expect("it is piped");
-        stdout.read_to_string(&mut text).expect("its stdout can be read");
-        let mut said = String::new();
+        stdout.read_to_string(&mut printed).expect("its stdout can be read");
+        let mut said = std::mem::take(&mut self.said);
         self.stderr.read_to_string(&mut said).expect("its stderr can be read");
         let status = self.child.wait().expect("it can be waited for");
-        assert!(status.success(), "leaktrace ended with {status}: {said}");
-        Report(serde_json::from_str(&text).unwrap_or_else(|error| panic!("{text:?}: {error}")))
+        Ended { status, printed, said }
     }
 
     /// Kills it as the OOM killer would.
     ///
     /// # Panics
-    /// It cannot be waited for.
-    pub fn kill(mut self) {
+    /// It is gone.
+    #[must_use]
+    pub fn kill(mut self) -> Ended {
         self.child.kill().expect("leaktrace is there");
-        self.child.wait().expect("it can be waited for");
+        self.ended()
+    }
+}
+
+impl Ended {
+    /// Whether it came to tracing.
+    #[must_use]
+    pub fn traced(&self) -> bool {
+        self.said.lines().any(|line| line.starts_with("tracing "))
+    }
+
+    /// The report that it printed.
+    ///
+    /// # Panics
+    /// It printed none.
+    #[must_use]
+    pub fn report(&self) -> Report {
+        let text = &self.printed;
+        Report(serde_json::from_str(text).unwrap_or_else(|error| panic!("{text:?}: {error}")))
     }
 }
 

@@ -15,3 +15,17 @@ def run(work):
     sys.stdin.readline()
     # No teardown: its frees are not what is measured.
     os._exit(0)
+
+
+def serve(commands):
+    """The other way to talk: says `ready`, then does what each line names and answers with its JSON, until `quit`."""
+    sys.stdout.write("ready %d\n" % os.getpid())
+    sys.stdout.flush()
+    # Not through sys.stdin: whoever forks while its lock is held has children that wait for it for ever.
+    with open(os.dup(0), "rb", buffering=0) as commands_in:
+        for line in commands_in:
+            name = line.decode().strip()
+            if name == "quit":
+                os._exit(0)
+            sys.stdout.write(json.dumps(commands[name]()) + "\n")
+            sys.stdout.flush()
