@@ -73,7 +73,6 @@ impl Tracer {
     /// It does not start.
     #[must_use]
     pub fn spawn_command(mut command: Command) -> Self {
-        #[expect(clippy::zombie_processes, reason = "a tracer that is dropped is waited for")]
         let mut child = command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
