@@ -20,8 +20,11 @@ pub const EXIT_USAGE: u8 = 2;
 /// Exit code: `--fail-on` matched.
 pub const EXIT_MATCHED: u8 = 10;
 
-const EXIT_CODES: &str = "Exit codes: 0 done (also when the target ended, or a signal ended the tracing), 1 error, \
-                          2 usage, 10 --fail-on matched.";
+const EXIT_CODES: &str = "\
+Without --duration the trace runs until Ctrl-C or the target's end. Every allocation and every free costs the target a \
+trap meanwhile: a service that allocates without pause runs at a fraction of its speed.
+
+Exit codes: 0 done (also when the target ended, or a signal ended the tracing), 1 error, 2 usage, 10 --fail-on matched.";
 
 /// Finds memory leaks in running CPython services from outside.
 #[derive(Debug, Parser)]
@@ -30,6 +33,7 @@ const EXIT_CODES: &str = "Exit codes: 0 done (also when the target ended, or a s
     version,
     about,
     after_help = EXIT_CODES,
+    override_usage = "leaktrace --pid <PID> [OPTIONS]\n       leaktrace <COMMAND>",
     args_conflicts_with_subcommands = true,
     subcommand_negates_reqs = true
 )]
