@@ -18,7 +18,11 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
         Ok(command) => command,
         Err(error) => {
             // There is nobody to tell if this fails.
-            let _ = error.print();
+            let _ = if error.use_stderr() {
+                writeln!(io::stderr(), "leaktrace: {}", usage_error(&error.to_string()))
+            } else {
+                error.print()
+            };
             return u8::try_from(error.exit_code()).unwrap_or(cli::EXIT_USAGE);
         }
     };
@@ -37,6 +41,14 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
 /// Errors are one line, whatever they quote.
 fn one_line(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// What is wrong with the command line, without the usage that clap adds to it.
+fn usage_error(text: &str) -> String {
+    let (what, _usage) = text.split_once("\n\nUsage:").unwrap_or((text, ""));
+    let (what, _help) = what.split_once("\n\nFor more information").unwrap_or((what, ""));
+    let what = one_line(what.trim_start_matches("error: "));
+    format!("{what}; see `leaktrace --help`")
 }
 
 /// Logs of libraries and of the BPF programs, on stderr.
