@@ -10,7 +10,7 @@ mod target;
 mod tracer;
 
 pub use doctor::{Found, doctor};
-pub use python::{Python, debian_python, pythons};
+pub use python::{Python, debian_python, old_pythons, pythons};
 pub use symbols::SymbolProbes;
 pub use target::{Target, workload};
 pub use tracer::{Ended, Report, Site, Tracer, leaktrace};

@@ -18,7 +18,8 @@ impl Python {
     pub fn at(path: impl Into<PathBuf>) -> Option<Self> {
         let path = path.into();
         let output = Command::new(&path).arg("--version").output().ok()?;
-        let text = String::from_utf8(output.stdout).ok()?;
+        // Python 2 says it on stderr.
+        let text = String::from_utf8([output.stdout, output.stderr].concat()).ok()?;
         let version = text.strip_prefix("Python ")?.trim().to_owned();
         Some(Self { path, version })
     }
@@ -43,13 +44,7 @@ pub fn debian_python() -> Option<Python> {
 #[must_use]
 pub fn pythons() -> Vec<Python> {
     let mut found: Vec<Python> = debian_python().into_iter().collect();
-    let mut versions: Vec<Python> = pyenv_root()
-        .and_then(|root| std::fs::read_dir(root.join("versions")).ok())
-        .into_iter()
-        .flatten()
-        .filter_map(|entry| Python::at(entry.ok()?.path().join("bin/python3")))
-        .filter(supported)
-        .collect();
+    let mut versions: Vec<Python> = pyenv_pythons().filter(supported).collect();
     versions.sort_by_key(Python::minor);
     found.extend(versions);
     let mut minors: Vec<u32> = found.iter().map(Python::minor).collect();
@@ -59,6 +54,21 @@ pub fn pythons() -> Vec<Python> {
         assert!(minors.len() >= 2, "only these CPythons are here: {found:?}");
     }
     found
+}
+
+/// Every CPython that is too old for leaktrace and that is here.
+#[must_use]
+pub fn old_pythons() -> Vec<Python> {
+    let old = |python: &Python| python.version.starts_with("2.") || python.minor() < 8;
+    pyenv_pythons().filter(old).collect()
+}
+
+fn pyenv_pythons() -> impl Iterator<Item = Python> {
+    let versions = pyenv_root().and_then(|root| std::fs::read_dir(root.join("versions")).ok());
+    versions
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| Python::at(entry.ok()?.path().join("bin/python")))
 }
 
 fn supported(python: &Python) -> bool {
