@@ -4,6 +4,7 @@ use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::PathBuf;
 use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
 use std::sync::OnceLock;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
@@ -23,6 +24,8 @@ pub struct Ended {
     pub status: ExitStatus,
     /// Its stdout.
     pub printed: String,
+    /// How long its first line was waited for.
+    pub printed_after: Duration,
     /// Its stderr.
     pub said: String,
 }
@@ -150,13 +153,17 @@ impl Tracer {
     /// It cannot be waited for.
     #[must_use]
     pub fn ended(mut self) -> Ended {
+        let start = Instant::now();
         let mut printed = String::new();
-        let mut stdout = self.child.stdout.take().expect("it is piped");
+        let mut stdout = BufReader::new(self.child.stdout.take().expect("it is piped"));
+        // A report in JSON is one line. The probes are taken off behind it.
+        stdout.read_line(&mut printed).expect("its stdout can be read");
+        let printed_after = start.elapsed();
         stdout.read_to_string(&mut printed).expect("its stdout can be read");
         let mut said = std::mem::take(&mut self.said);
         self.stderr.read_to_string(&mut said).expect("its stderr can be read");
         let status = self.child.wait().expect("it can be waited for");
-        Ended { status, printed, said }
+        Ended { status, printed, printed_after, said }
     }
 
     /// Kills it as the OOM killer would.

@@ -193,9 +193,7 @@ fn a_place_for_the_report_that_cannot_be_written_is_refused_before_anything_is_t
     let folder = tempfile::tempdir().expect("a folder can be made");
     let directory = folder.path().to_str().expect("its name is text");
     let missing = format!("{directory}/none/report.json");
-    let link = format!("{directory}/link");
-    std::os::unix::fs::symlink("/nowhere", &link).expect("it can be made");
-    for output in [directory, &missing, &link] {
+    for output in [directory, &missing] {
         let line = refused(leaktrace(&["--pid", &pid, "--output", output]), ERROR);
         eprintln!("{line}");
         assert!(line.contains(output), "{line}");
