@@ -12,9 +12,10 @@ pub struct Config {
     pub tgid: u64,
     /// Offset of `thread.fsbase` in the kernel's `task_struct`, from its BTF.
     pub fsbase: u64,
-    /// 1 where `raw.malloc` cannot be probed: blocks over [`SMALL_REQUEST`](crate::limits::SMALL_REQUEST) bytes are
-    /// then recorded at the obj and mem gates, by their return probes.
-    pub large_at_obj: u64,
+    /// 1 where whatever is asked of the obj and mem tables is recorded there, by return probes, and what their functions
+    /// in turn ask of the raw table is not: where hooks stand in them (debug hooks, tracemalloc), where pymalloc does
+    /// not serve them, or where `raw.malloc` cannot be probed.
+    pub record_at_obj: u64,
     /// The thread state.
     pub thread: ThreadLayout,
     /// The frames.

@@ -11,7 +11,7 @@ use leaktrace_common::layout::{FrameLayout, PymallocLayout, ThreadLayout};
 static CONFIG: Config = Config {
     tgid: 0,
     fsbase: 0,
-    large_at_obj: 0,
+    record_at_obj: 0,
     thread: ThreadLayout {
         source: 0,
         location: 0,
@@ -60,10 +60,10 @@ pub(crate) fn fsbase() -> u64 {
     load!(fsbase)
 }
 
-/// Whether blocks over 512 bytes are recorded at the obj and mem gates.
+/// Whether all that is asked of the obj and mem tables is recorded there.
 #[inline(always)]
-pub(crate) fn large_at_obj() -> bool {
-    load!(large_at_obj) != 0
+pub(crate) fn record_at_obj() -> bool {
+    load!(record_at_obj) != 0
 }
 
 /// The layout of thread states.

@@ -24,7 +24,7 @@ use serde_json::{Value, json};
 
 /// Stands still below a stack of each kind; prints the thread, and the stack as Python sees it.
 const SCRIPT: &str = r#"
-import sys, threading, time
+import _thread, sys, time
 def stop():
     frame = sys._getframe()
     lines = []
@@ -33,7 +33,7 @@ def stop():
         name = getattr(code, "co_qualname", code.co_name)
         lines.append("%d %s %s" % (frame.f_lineno, name, code.co_filename))
         frame = frame.f_back
-    print(threading.get_ident()); print("\n".join(lines)); print("end"); sys.stdout.flush(); sys.stdin.read()
+    print(_thread.get_ident()); print("\n".join(lines)); print("end"); sys.stdout.flush(); sys.stdin.read()
 def plain(depth):
     return plain(depth - 1) if depth else stop()
 def extension():
@@ -45,8 +45,9 @@ def generator():
         yield from inner()
     return list(outer())
 def in_thread():
-    thread = threading.Thread(target=plain, args=(3,), daemon=True)
-    thread.start(); time.sleep(1000)
+    # Without the standard library: no path of it is to be in an image.
+    _thread.start_new_thread(plain, (3,))
+    time.sleep(1000)
 class Slotted:
     @property
     def value(self):

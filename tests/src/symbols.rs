@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 
 use leaktrace::kernel::{Probe, Programs, measure_runs};
 use leaktrace::target::module::Module;
-use leaktrace_common::config::{Config, TargetIdentity};
+use leaktrace_common::config::Config;
 
 /// The functions by which programs allocate, as every tracer that goes by symbols would probe them.
 const SYMBOLS: [&str; 6] = [
@@ -31,8 +31,7 @@ impl SymbolProbes {
     #[must_use]
     pub fn attach(pid: u32) -> Self {
         let module = Module::find(pid).expect("the target is a CPython");
-        let nobody = TargetIdentity { pid_namespace: 0, pid: u64::from(pid), start_ticks: 0 };
-        let mut programs = Programs::load(&Config::default(), nobody, false).expect("BPF is there");
+        let mut programs = Programs::load(&Config::default(), false).expect("BPF is there");
         let pid = NonZeroU32::new(pid).expect("pids are positive");
         for symbol in SYMBOLS {
             let address = module.symbol(symbol).expect("CPython exports it");

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use leaktrace::kernel::Programs;
 use leaktrace::kernel::calibrate::empty_hit_ns;
-use leaktrace_common::config::{Config, TargetIdentity};
+use leaktrace_common::config::Config;
 use leaktrace_tests::{Python, Report, Target, Tracer, can_trace, debian_python};
 use serde_json::Value;
 
@@ -23,9 +23,7 @@ fn churn(target: &mut Target, seconds: f64) -> Value {
 
 /// What an empty program on a NOP costs, here and now.
 fn empty_hit() -> f64 {
-    let nobody =
-        TargetIdentity { pid_namespace: 0, pid: 0, start_ticks: u64::from(std::process::id()) };
-    let mut programs = Programs::load(&Config::default(), nobody, false).expect("BPF is there");
+    let mut programs = Programs::load(&Config::default(), false).expect("BPF is there");
     empty_hit_ns(&mut programs).expect("this process can be probed")
 }
 

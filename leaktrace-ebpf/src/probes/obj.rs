@@ -46,8 +46,9 @@ fn obj_realloc(ctx: ProbeContext) -> u32 {
         settle_fresh();
         let old = argument(&ctx, 1);
         let size = argument(&ctx, 2);
-        if old == 0 {
-            enter(tid, 0, size);
+        // Without pools there is no telling from the block what will become of it: its return probe tells.
+        if old == 0 || config::pymalloc().usedpools == 0 {
+            enter(tid, old, size);
         } else {
             resize(tid, old, size);
         }
@@ -86,7 +87,7 @@ fn obj_return(ctx: RetProbeContext) -> u32 {
 fn enter(tid: u32, old: u64, size: u64) {
     let mut domain = domain::OBJ;
     if !pymalloc::is_small(size) {
-        if !config::large_at_obj() {
+        if !config::record_at_obj() {
             return;
         }
         domain = domain::RAW;
@@ -141,7 +142,7 @@ fn resize(tid: u32, old: u64, size: u64) {
         Resize::Moves => enter(tid, old, size),
         Resize::Leaves => {
             emit::realloc(domain::OBJ, tid, old, 0, size, 0);
-            if config::large_at_obj() {
+            if config::record_at_obj() {
                 enter(tid, 0, size);
             }
         }
@@ -156,6 +157,14 @@ fn record(tid: u32, call: &Call, block: u64) {
     } else {
         emit::realloc(call.domain as u16, tid, call.old, block, call.size, call.stack);
     }
+}
+
+/// Whether this thread is in a call of an obj or mem function that its return probe will record: what that asks of the
+/// raw table in turn is the same block.
+#[inline(always)]
+pub(super) fn is_awaited() -> bool {
+    // SAFETY: only this thread uses its entry, and it stands at this probe.
+    unsafe { IN_OBJ.get(&bpf_get_current_pid_tgid()) }.is_some()
 }
 
 /// The old block of the realloc that this thread is in and that waits for its return probe; 0 where there is none.
@@ -238,5 +247,11 @@ fn leave(ctx: &RetProbeContext, tid: u32, block: u64) {
             debug!(ctx, "predicted {:x} for {} bytes, got {:x}", call.predicted, call.size, block);
         }
     }
-    record(tid, &call, block);
+    if call.old != 0 && config::record_at_obj() {
+        // Old and new block may be of any domain.
+        emit::free(kind::FREE, domain::OBJ, tid, call.old);
+        emit::alloc(call.domain as u16, tid, block, call.size, call.stack);
+    } else {
+        record(tid, &call, block);
+    }
 }

@@ -7,6 +7,8 @@ use leaktrace_common::counter::Counter;
 use leaktrace_common::event::{domain, kind};
 
 use super::argument;
+use super::obj::is_awaited;
+use crate::config;
 use crate::emit;
 use crate::maps::{Call, IN_RAW, count};
 use crate::stack::{current_thread, stack_id};
@@ -55,6 +57,9 @@ fn raw_return(ctx: RetProbeContext) -> u32 {
 #[inline(always)]
 fn enter(old: u64, size: u64) {
     let Some(tid) = thread_id() else { return };
+    if config::record_at_obj() && is_awaited() {
+        return;
+    }
     let stack = current_thread().map_or(0, |thread| stack_id(thread.frame));
     if old != 0 {
         // Told on entry: before the call is over, another thread may be given the same address.
@@ -79,7 +84,9 @@ fn leave(block: u64) {
     let key = bpf_get_current_pid_tgid();
     // SAFETY: only this thread uses its entry, and it stands at this probe.
     let Some(&call) = (unsafe { IN_RAW.get(&key) }) else {
-        count(Counter::ReturnWithoutEntry);
+        if !config::record_at_obj() {
+            count(Counter::ReturnWithoutEntry);
+        }
         return;
     };
     // It was there a moment ago, and nobody else removes it.

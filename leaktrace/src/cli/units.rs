@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+/// Seconds of the longest duration.
+const LONGEST_S: f64 = 10.0 * 366.0 * 86_400.0;
+
 /// `500ms`, `30s`, `10m`, `12h`, `2d`; a bare number is seconds.
 ///
 /// # Errors
@@ -17,6 +20,9 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
         _ => return Err(format!("`{unit}` is no unit of time; there are ms, s, m, h and d")),
     };
     let seconds = positive(number)? * factor;
+    if seconds > LONGEST_S {
+        return Err("more than ten years".to_owned());
+    }
     Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
 }
 
@@ -67,7 +73,9 @@ mod tests {
         assert_eq!(duration("1.5m"), Ok(Duration::from_secs(90)));
         assert_eq!(duration("250ms"), Ok(Duration::from_millis(250)));
         assert_eq!(duration("12h"), Ok(Duration::from_secs(43_200)));
-        for text in ["", "s", "-1s", "0", "1w", "1e400d", "999999999999999999999d"] {
+        for text in
+            ["", "s", "-1s", "0", "1w", "1e400d", "999999999999999999999d", "199999999999999d"]
+        {
             assert!(duration(text).is_err(), "{text}");
         }
     }

@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::num::NonZeroU32;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
@@ -99,8 +100,10 @@ impl Service {
         let child = Command::new(&options.python)
             .arg(&script)
             .arg(options.seed.to_string())
-            .stdin(Stdio::null())
+            .stdin(Stdio::piped())
             .stdout(Stdio::piped())
+            // Ctrl-C is for leaktrace alone.
+            .process_group(0)
             .spawn()
             .with_context(|| {
                 format!(

@@ -5,12 +5,12 @@ use std::num::NonZeroU32;
 
 use crate::cli;
 use crate::gate::repair::Repair;
-use crate::session::Target;
+use crate::session::heal;
 
 /// Runs the command.
 pub(super) fn run(pid: NonZeroU32) -> anyhow::Result<u8> {
     super::start_logging(false);
-    let repair = super::block_on(async { Ok(Target::examine(pid.get()).await?.repair()?) })?;
+    let repair = super::block_on(async { Ok(heal(pid.get()).await?) })?;
     let mut stdout = io::stdout().lock();
     match writeln!(stdout, "{}", describe(pid, &repair)) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),

@@ -10,6 +10,10 @@ mod trace;
 use std::ffi::OsString;
 use std::io::{self, Write as _};
 
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
+use tracing_subscriber::util::SubscriberInitExt as _;
+
 use crate::cli::{self, Command};
 
 /// Runs the program; returns its exit code.
@@ -53,9 +57,13 @@ fn usage_error(text: &str) -> String {
 
 /// Logs of libraries and of the BPF programs, on stderr.
 fn start_logging(bpf_log: bool) {
-    let level = if bpf_log { tracing::Level::TRACE } else { tracing::Level::WARN };
+    let mut wanted = Targets::new().with_default(LevelFilter::WARN);
+    if bpf_log {
+        wanted = wanted.with_target("leaktrace_ebpf", LevelFilter::TRACE);
+    }
+    let lines = tracing_subscriber::fmt::layer().with_writer(io::stderr).with_filter(wanted);
     // It fails where a logger is there already: then that one is used.
-    let _ = tracing_subscriber::fmt().with_max_level(level).with_writer(io::stderr).try_init();
+    let _ = tracing_subscriber::registry().with(lines).try_init();
 }
 
 /// Runs a future on this thread, with timers and signals.

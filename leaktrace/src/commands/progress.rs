@@ -49,6 +49,13 @@ impl ProgressLine {
         }
     }
 
+    /// Takes the line off a terminal, where the report comes next.
+    pub(super) fn finish(&self) {
+        if self.terminal {
+            self.say("");
+        }
+    }
+
     fn line(&mut self, session: &Session) -> String {
         let progress = session.progress();
         let totals = progress.totals;

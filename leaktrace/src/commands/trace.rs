@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Instant, sleep, sleep_until};
 
@@ -68,6 +68,17 @@ async fn watch(
     signals: &mut Signals,
 ) -> anyhow::Result<End> {
     let mut progress = ProgressLine::new(io::stderr().is_terminal());
+    let end = watch_until_end(session, deadline, signals, &mut progress).await;
+    progress.finish();
+    end
+}
+
+async fn watch_until_end(
+    session: &mut Session,
+    deadline: Option<Instant>,
+    signals: &mut Signals,
+    progress: &mut ProgressLine,
+) -> anyhow::Result<End> {
     let mut next_tick = Instant::now();
     loop {
         session.drain();
@@ -108,13 +119,14 @@ struct Signals {
     interrupt: Signal,
     terminate: Signal,
     hang_up: Signal,
+    quit: Signal,
     armed: Arc<AtomicBool>,
 }
 
 impl Signals {
     fn listen() -> anyhow::Result<Self> {
         let armed = Arc::new(AtomicBool::new(false));
-        for number in [SIGINT, SIGTERM, SIGHUP] {
+        for number in [SIGINT, SIGTERM, SIGHUP, SIGQUIT] {
             signal_hook::flag::register_conditional_shutdown(
                 number,
                 i32::from(cli::EXIT_ERROR),
@@ -125,6 +137,7 @@ impl Signals {
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
             hang_up: signal(SignalKind::hangup())?,
+            quit: signal(SignalKind::quit())?,
             armed,
         })
     }
@@ -134,6 +147,7 @@ impl Signals {
             _ = self.interrupt.recv() => {}
             _ = self.terminate.recv() => {}
             _ = self.hang_up.recv() => {}
+            _ = self.quit.recv() => {}
         }
     }
 

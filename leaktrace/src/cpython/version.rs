@@ -98,7 +98,8 @@ impl Version {
         let (text, build) = std::str::from_utf8(bytes.get(..end)?).ok()?.split_once(" (")?;
         // Up to 3.9 the compiler stands on a line of its own.
         let compiler = build.split_once(") ")?.1.trim_start();
-        if !compiler.starts_with('[') || text.len() > 32 {
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'.' || byte == b'+';
+        if !compiler.starts_with('[') || text.len() > 32 || !text.bytes().all(plain) {
             return None;
         }
         let mut parts = text.splitn(3, '.');

@@ -9,8 +9,10 @@ It handles requests at a steady pace. Four things in it hold or churn through me
 """
 import collections
 import json
+import os
 import random
 import sys
+import threading
 import time
 
 PRODUCTS = 400
@@ -77,7 +79,14 @@ class Service:
             time.sleep(0.01)
 
 
+def end_with_the_demo():
+    """stdin ends when whoever started this does, however that happens."""
+    sys.stdin.read()
+    os._exit(0)
+
+
 if __name__ == "__main__":
+    threading.Thread(target=end_with_the_demo, daemon=True).start()
     service = Service(int(sys.argv[1]) if len(sys.argv) > 1 else 1)
     print("ready", flush=True)
     service.run()

@@ -102,6 +102,14 @@ impl Gate {
             .all(|slot| self.memory.read_u64(slot.address()).is_ok_and(|value| value != slot.open))
     }
 
+    /// Whether all slots hold what opening put there. A target that is gone has changed nothing.
+    #[must_use]
+    pub fn is_as_opened(&self) -> bool {
+        self.slots.iter().all(|slot| {
+            self.memory.read_u64(slot.address()).map_or(true, |value| value == slot.open)
+        })
+    }
+
     fn close_slot(&self, slot: &Slot) -> io::Result<Outcome> {
         let outcome = self.write(slot.address(), slot.open, slot.closed)?;
         if outcome != Outcome::Foreign {

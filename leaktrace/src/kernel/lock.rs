@@ -7,29 +7,42 @@
 //! sees the other. Both may refuse; never do both go on.
 
 use std::fs;
+use std::io::ErrorKind::NotFound;
 
 use aya::Ebpf;
-use aya::maps::{Array, Map, MapData, loaded_maps};
+use aya::maps::{Array, Map, MapData, MapError, MapInfo, loaded_maps};
 use leaktrace_common::config::TargetIdentity;
 
-use super::KernelError;
+use super::{KernelError, programs};
 
 const NAME: &str = "LEAKTRACE_LOCK";
 
-/// Takes the lock for `target`; it is held as long as `ebpf` lives.
-///
-/// # Errors
-/// [`KernelError::AlreadyTraced`] where another leaktrace has it.
-pub(super) fn take(ebpf: &mut Ebpf, target: TargetIdentity) -> Result<(), KernelError> {
-    let map = ebpf.map_mut(NAME).ok_or_else(|| failed("missing in the object"))?;
-    let Map::Array(data) = &*map else { return Err(failed("not an array")) };
-    let own = data.info().map_err(failed)?.id();
-    let mut lock = Array::<_, TargetIdentity>::try_from(map).map_err(failed)?;
-    lock.set(0, target, 0).map_err(failed)?;
-    if others(own).any(|(_, other)| other == target) {
-        return Err(KernelError::AlreadyTraced { pid: target.pid });
+/// The lock on one target, for as long as it lives.
+pub struct Lock {
+    _maps: Ebpf,
+}
+
+impl Lock {
+    /// Takes the lock for `target`, or says who has it.
+    ///
+    /// # Errors
+    /// The kernel does not let maps be made or looked at.
+    pub fn take(target: TargetIdentity) -> Result<Result<Self, Holder>, KernelError> {
+        let mut maps = programs::load_maps()?;
+        let map = maps.map_mut(NAME).ok_or_else(|| failed("missing in the object"))?;
+        let Map::Array(data) = &*map else { return Err(failed("not an array")) };
+        let own = data.info().map_err(failed)?.id();
+        let mut lock = Array::<_, TargetIdentity>::try_from(map).map_err(failed)?;
+        lock.set(0, target, 0).map_err(failed)?;
+        for other in others(own) {
+            let (id, other) = other?;
+            if other == target {
+                let living = is_open_somewhere(id);
+                return Ok(Err(if living { Holder::Living } else { Holder::Unseen }));
+            }
+        }
+        Ok(Ok(Self { _maps: maps }))
     }
-    Ok(())
 }
 
 /// Who has the lock for a target.
@@ -40,13 +53,6 @@ pub enum Holder {
     /// None that can be seen from here: one that was killed, from which the kernel is still taking its probes (up to
     /// some seconds), or one in another pid namespace.
     Unseen,
-}
-
-/// Who has the lock for `target`, if anybody.
-#[must_use]
-pub fn holder(target: TargetIdentity) -> Option<Holder> {
-    let (map, _) = others(0).find(|&(_, other)| other == target)?;
-    Some(if is_open_somewhere(map) { Holder::Living } else { Holder::Unseen })
 }
 
 /// Whether a process that can be seen from here has the map of this id open. A process that is being killed has lost
@@ -61,18 +67,24 @@ fn is_open_somewhere(map: u32) -> bool {
         .any(|text| text.lines().any(|other| other == line))
 }
 
-/// Whom the other leaktraces on this host trace, with the ids of their maps. A map that vanishes meanwhile belongs to
-/// one that ended.
-fn others(own: u32) -> impl Iterator<Item = (u32, TargetIdentity)> {
-    loaded_maps().filter_map(move |info| {
-        let info = info.ok()?;
-        if info.id() == own || info.name() != NAME.as_bytes() {
-            return None;
-        }
-        let data = Map::Array(MapData::from_id(info.id()).ok()?);
-        let target = Array::<_, TargetIdentity>::try_from(data).ok()?.get(&0, 0).ok()?;
-        Some((info.id(), target))
+/// Whom the other leaktraces on this host trace, with the ids of their maps.
+fn others(own: u32) -> impl Iterator<Item = Result<(u32, TargetIdentity), KernelError>> {
+    loaded_maps().filter_map(move |info| match info.and_then(|info| identity(&info, own)) {
+        Ok(found) => found.map(Ok),
+        // It belongs to one that ended meanwhile.
+        Err(MapError::SyscallError(error)) if error.io_error.kind() == NotFound => None,
+        Err(error) => Some(Err(failed(error))),
     })
+}
+
+/// Whom a map says that its leaktrace traces, if it is another's lock.
+fn identity(info: &MapInfo, own: u32) -> Result<Option<(u32, TargetIdentity)>, MapError> {
+    if info.id() == own || info.name() != NAME.as_bytes() {
+        return Ok(None);
+    }
+    let data = Map::Array(MapData::from_id(info.id())?);
+    let target = Array::<_, TargetIdentity>::try_from(data)?.get(&0, 0)?;
+    Ok(Some((info.id(), target)))
 }
 
 fn failed(cause: impl ToString) -> KernelError {

@@ -8,13 +8,16 @@ use aya::maps::{Array, HashMap, MapData, PerCpuArray, RingBuf};
 use aya::programs::uprobe::{UProbe, UProbeLinkId, UProbeScope};
 use aya::{Ebpf, EbpfLoader};
 use aya_log::EbpfLogger;
-use leaktrace_common::config::{Config, TargetIdentity, switch};
+use leaktrace_common::config::{Config, switch};
 use leaktrace_common::counter::{Counter, SLOTS};
 
-use super::{KernelError, lock};
+use super::KernelError;
 
 /// The object that is built from `leaktrace-ebpf` and checked in.
 static OBJECT: &[u8] = aya::include_bytes_aligned!("../../ebpf/leaktrace.bpf.o");
+
+/// Bytes of the smallest ring buffer: one page.
+const SMALLEST_RING: u32 = 4096;
 
 /// Names a file with another object to load: how the tests run on one that was just built.
 const OBJECT_VARIABLE: &str = "LEAKTRACE_BPF_OBJECT";
@@ -89,14 +92,13 @@ pub struct Programs {
 }
 
 impl Programs {
-    /// Loads the programs for a target that `config` describes, and takes the lock on it. With `log` they log what
-    /// they do, through the `log` crate.
+    /// Loads the programs for a target that `config` describes. With `log` they log what they do, through the `log`
+    /// crate.
     ///
     /// # Errors
-    /// The kernel refuses them, or another leaktrace traces the same target.
-    pub fn load(config: &Config, target: TargetIdentity, log: bool) -> Result<Self, KernelError> {
+    /// The kernel refuses them.
+    pub fn load(config: &Config, log: bool) -> Result<Self, KernelError> {
         let mut ebpf = load_object(config, log)?;
-        lock::take(&mut ebpf, target)?;
         for probe in Probe::ALL {
             program(&mut ebpf, probe)?.load().map_err(|error| load_failed(&error))?;
         }
@@ -232,6 +234,16 @@ impl Programs {
     }
 }
 
+/// The maps of the object alone, as small as they can be.
+pub(super) fn load_maps() -> Result<Ebpf, KernelError> {
+    let mut loader = EbpfLoader::new();
+    for map in ["KNOWN", "IN_OBJ", "IN_RAW"] {
+        loader.map_max_entries(map, 1);
+    }
+    loader.map_max_entries("EVENTS", SMALLEST_RING);
+    loader.load(OBJECT).map_err(|error| load_failed(&error))
+}
+
 fn load_object(config: &Config, log: bool) -> Result<Ebpf, KernelError> {
     let level: u8 = if log { u8::MAX } else { 0 };
     let mut loader = EbpfLoader::new();
@@ -282,7 +294,10 @@ fn chain(error: &dyn std::error::Error) -> String {
 
 #[cfg(test)]
 mod tests {
+    use leaktrace_common::config::TargetIdentity;
     use leaktrace_common::layout::{FrameLayout, PymallocLayout, THREAD_POINTER, ThreadLayout};
+
+    use crate::kernel::lock::{Holder, Lock};
 
     use super::*;
 
@@ -298,7 +313,7 @@ mod tests {
         let old = Config {
             tgid: 1,
             fsbase: 0x1000,
-            large_at_obj: 1,
+            record_at_obj: 1,
             thread: ThreadLayout {
                 source: THREAD_POINTER,
                 location: 0x1000,
@@ -318,7 +333,7 @@ mod tests {
             pymalloc,
         };
         let new = Config {
-            large_at_obj: 0,
+            record_at_obj: 0,
             thread: ThreadLayout {
                 source: leaktrace_common::layout::THREAD_TLS,
                 indirect: 1,
@@ -348,19 +363,35 @@ mod tests {
             return;
         }
         for (number, config) in configurations().into_iter().enumerate() {
-            let identity =
-                TargetIdentity { pid_namespace: 1, pid: u64::MAX, start_ticks: number as u64 };
-            let mut programs = Programs::load(&config, identity, number == 1).unwrap();
+            let mut programs = Programs::load(&config, number == 1).unwrap();
             for probe in Probe::ALL {
                 eprintln!("{}: {:?} verified", probe.name(), programs.verified_instructions(probe));
             }
-            assert!(matches!(
-                Programs::load(&config, identity, false),
-                Err(KernelError::AlreadyTraced { .. })
-            ));
             let hit = crate::kernel::calibrate::empty_hit_ns(&mut programs).unwrap();
             eprintln!("an empty hit takes {hit:.0} ns");
             assert!(hit > 10.0 && hit < 1e6);
         }
+    }
+
+    #[test]
+    fn a_target_has_one_lock_until_it_is_dropped() {
+        if crate::kernel::features::Kernel::check().is_err() {
+            assert!(std::env::var_os("CI").is_none(), "in CI this test must run");
+            return;
+        }
+        let target = |pid| TargetIdentity { pid_namespace: 1, pid, start_ticks: u64::MAX };
+        let first = Lock::take(target(1)).unwrap();
+        assert!(first.is_ok());
+        assert_eq!(Lock::take(target(1)).unwrap().err(), Some(Holder::Living));
+        assert!(Lock::take(target(2)).unwrap().is_ok());
+        drop(first);
+        // The kernel frees a map a moment after its last descriptor is closed.
+        for _ in 0..100 {
+            if Lock::take(target(1)).unwrap().is_ok() {
+                return;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
+        panic!("the lock outlived its holder");
     }
 }

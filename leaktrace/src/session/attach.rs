@@ -7,7 +7,7 @@ use super::SessionError;
 use super::plan::Place;
 use super::recognise::Target;
 use crate::cpython::tables::Slot as Function;
-use crate::gate::point::{GatePoint, Kind};
+use crate::gate::point::{self, GatePoint, Kind};
 use crate::gate::{Gate, Slot};
 use crate::kernel::{KernelError, Probe, Programs};
 
@@ -59,26 +59,44 @@ fn first_accepted(
     refusal: &mut Option<KernelError>,
 ) -> Option<GatePoint> {
     for &point in &place.candidates {
-        match put(programs, target, place.probe, point.address) {
-            Ok(()) => {}
+        match put_both(programs, target, place, &point, return_probes) {
+            Ok(()) => return Some(point),
             Err(error) => {
                 tracing::debug!("{error}");
                 *refusal = Some(error);
-                continue;
             }
         }
-        if return_probes && let Some(on_return) = place.on_return {
-            // A return probe reads its return address off the stack: only a function's very first instruction will
-            // do, or what leads to it without a push.
-            let entry = if point.kind == Kind::Entry { place.address } else { point.address };
-            if let Err(error) = put(programs, target, on_return, entry) {
-                tracing::warn!("{error}");
-                *refusal = Some(error);
-            }
-        }
-        return Some(point);
     }
     None
+}
+
+/// Puts the probes of `place` on `point`: that on the return first, so that no entry waits for it in vain.
+fn put_both(
+    programs: &mut Programs,
+    target: &Target,
+    place: &Place,
+    point: &GatePoint,
+    return_probes: bool,
+) -> Result<(), KernelError> {
+    if let Some(on_return) = place.on_return.filter(|_| return_probes) {
+        // A return probe reads its return address off the stack: only a function's very first instruction will do, or
+        // what leads to it without a push.
+        let entry = if point.kind == Kind::Entry { place.address } else { point.address };
+        if !point::may_be_probed(&target.module, entry) {
+            return Err(refused(target, on_return, entry, "the kernel would rewrite that NOP"));
+        }
+        put(programs, target, on_return, entry)?;
+    }
+    put(programs, target, place.probe, point.address)
+}
+
+fn refused(target: &Target, probe: Probe, offset: u64, cause: &str) -> KernelError {
+    KernelError::Attach {
+        probe: probe.name(),
+        file: target.module.map_file().display().to_string(),
+        offset,
+        cause: cause.to_owned(),
+    }
 }
 
 fn put(
@@ -87,20 +105,13 @@ fn put(
     probe: Probe,
     address: u64,
 ) -> Result<(), KernelError> {
-    let file = target.module.map_file();
-    let refused = |offset, cause: &str| KernelError::Attach {
-        probe: probe.name(),
-        file: file.display().to_string(),
-        offset,
-        cause: cause.to_owned(),
-    };
-    let offset = target
-        .module
+    let module = &target.module;
+    let offset = module
         .file_offset_of(address)
-        .ok_or_else(|| refused(address, "the address is not in the file"))?;
-    let pid =
-        NonZeroU32::new(target.process.pid()).ok_or_else(|| refused(offset, "the pid is 0"))?;
-    programs.attach(probe, file, offset, pid)
+        .ok_or_else(|| refused(target, probe, address, "the address is not in the file"))?;
+    let pid = NonZeroU32::new(target.process.pid())
+        .ok_or_else(|| refused(target, probe, offset, "the pid is 0"))?;
+    programs.attach(probe, module.map_file(), offset, pid)
 }
 
 fn slots(place: &Place, point: Option<GatePoint>) -> Vec<Slot> {

@@ -63,8 +63,11 @@ impl CostMeter {
     ) -> Option<f64> {
         let trap = self.empty_hit_ns?;
         let run = |probe| programs.mean_run_ns(probe);
-        let alloc = run(Probe::ObjMalloc).or_else(|| run(Probe::RawMalloc)).unwrap_or(0.0);
-        let free = run(Probe::ObjFree).or_else(|| run(Probe::RawFree)).unwrap_or(0.0);
+        let alloc = run(Probe::ObjMalloc).or_else(|| run(Probe::RawMalloc));
+        let free = run(Probe::ObjFree).or_else(|| run(Probe::RawFree));
+        // Nothing to measure is nothing spent; runs that nobody measured are not known.
+        let alloc = alloc.or((allocations == 0).then_some(0.0))?;
+        let free = free.or((frees == 0).then_some(0.0))?;
         let spent = allocations as f64 * (trap + alloc) + frees as f64 * (trap + free);
         let elapsed = elapsed.as_nanos() as f64;
         // Threads that run in parallel can spend more than the time that passes; more than all of it is not said.

@@ -72,13 +72,18 @@ impl Watch {
             Err(rustix::io::Errno::INTR) => return None,
             Err(_) => return Some(End::Lost),
         }
-        if target.memory.read_u64(target.tables.raw.address).is_ok() {
+        if self.can_read(target) {
             self.unreadable = 0;
             self.last_rss = target.process.rss().ok().filter(|&rss| rss > 0).or(self.last_rss);
             return None;
         }
         self.unreadable += 1;
         (self.unreadable > PATIENCE).then_some(End::TargetExec)
+    }
+
+    /// Whether the target's memory is there.
+    pub(super) fn can_read(&self, target: &Target) -> bool {
+        target.memory.read_u64(target.tables.raw.address).is_ok()
     }
 
     /// Resident bytes when it was last seen alive.

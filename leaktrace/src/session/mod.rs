@@ -1,6 +1,7 @@
 //! A tracing session: from a recognised process to numbers per site, with everything put back in the end.
 
 mod attach;
+mod claim;
 mod cost;
 mod end;
 mod plan;
@@ -9,6 +10,7 @@ mod recognise;
 mod symbolize;
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::time::{Duration, Instant, SystemTime};
 
 use leaktrace_common::counter::Counter;
@@ -20,9 +22,11 @@ use crate::cpython::code::{CodeCache, Reason};
 use crate::gate::Outcome;
 use crate::gate::point::Kind;
 use crate::kernel::features::{Kernel, ReturnProbes};
+use crate::kernel::lock::Lock;
 use crate::kernel::{KernelError, Programs};
 use crate::target::process::Process;
 
+pub use claim::heal;
 pub use end::End;
 pub use recognise::Target;
 
@@ -100,6 +104,18 @@ pub enum SessionError {
     Gate(std::io::Error),
 }
 
+impl SessionError {
+    /// Whether the same process may well be fine a moment later: it is starting, or changed while it was looked at.
+    fn may_pass(&self) -> bool {
+        matches!(
+            self,
+            Self::NoInterpreter { .. }
+                | Self::DebugOffsets(_)
+                | Self::Version(crate::cpython::version::VersionError::Unknown { .. })
+        )
+    }
+}
+
 /// How to trace.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
@@ -116,6 +132,7 @@ pub struct Session {
     // Fields are dropped in this order: the gate is closed before the probes are taken off.
     attached: Attached,
     programs: Programs,
+    lock: Lock,
     options: Options,
     target: Target,
     aggregator: Aggregator,
@@ -129,7 +146,11 @@ pub struct Session {
     limit_bytes: Option<u64>,
     rss_start: Option<u64>,
     malformed: u64,
+    tables_changed_at: Option<Duration>,
     closed: bool,
+    /// The time, of the records' clock, while the gate was open: some probes are hit before and after it as well, and
+    /// to count frees without allocations would be wrong.
+    window: Range<u64>,
     warnings: Vec<String>,
 }
 
@@ -165,9 +186,9 @@ pub struct Traced {
     pub rss_end: Option<u64>,
     /// What the user should know.
     pub warnings: Vec<String>,
-    /// The probes, which nothing hits any more. Dropping them takes them off, at some 0.1 s each: the report need not
+    /// The probes, which nothing hits any more, and the lock on the target. Dropping them takes them off, at some 0.1 s each: the report need not
     /// wait for that.
-    pub probes: Programs,
+    pub probes: (Programs, Lock),
 }
 
 /// What the target says of itself, kept for when it is gone.
@@ -213,9 +234,14 @@ impl Session {
     /// [`SessionError`]; the target is then as it was.
     pub async fn start(pid: u32, options: Options) -> Result<Self, SessionError> {
         let kernel = Kernel::check()?;
-        let mut target = Target::examine(pid).await?;
+        // Not until the process is locked does anything in it hold still: what is found before that is only to tell a
+        // CPython from anything else.
+        drop(Target::recognise(pid).await?);
+        let lock = claim::claim(pid).await?;
+        let repair = claim::close_left_open(pid, &lock)?;
+        let mut target = Target::recognise(pid).await?;
         let mut warnings = std::mem::take(&mut target.warnings);
-        if target.repair()?.closed > 0 {
+        if repair.closed > 0 {
             warnings.push("a gate that a killed leaktrace had left open was closed".to_owned());
         }
         let return_probes = return_probes(&kernel, &target, &mut warnings)?;
@@ -223,22 +249,24 @@ impl Session {
         let raw_malloc_unseen = places.iter().any(|place| {
             place.probe == crate::kernel::Probe::RawMalloc && place.candidates.is_empty()
         });
-        let config = target.config(kernel.fsbase, raw_malloc_unseen && return_probes);
-        let mut programs = Programs::load(&config, target.identity()?, options.bpf_log)?;
+        let record_at_obj = return_probes && (raw_malloc_unseen || target.pymalloc.usedpools == 0);
+        let config = target.config(kernel.fsbase, record_at_obj);
+        let mut programs = Programs::load(&config, options.bpf_log)?;
         let cost = CostMeter::calibrate(&mut programs);
         let watch = Watch::new(pid)?;
         let attached = attach::attach(&mut programs, &target, places, return_probes).await?;
         warnings.extend(attached.warnings(target.tables.inlined));
         let verification = Verification::new(
-            config.pymalloc.usedpools != 0,
+            config.pymalloc.usedpools != 0 && !record_at_obj,
             return_probes,
             &mut programs,
             &mut warnings,
         )?;
         open(&attached, &mut warnings)?;
+        let opened_ns = now_ns();
         let aggregator = Aggregator::new(AggregatorOptions {
             max_memory: usize::try_from(options.max_memory).unwrap_or(usize::MAX),
-            started_at_ns: now_ns(),
+            started_at_ns: opened_ns,
             raw_free_seen: attached.raw_free_seen(),
         });
         Ok(Self {
@@ -248,6 +276,7 @@ impl Session {
             rss_start: target.process.rss().ok(),
             attached,
             programs,
+            lock,
             options,
             target,
             aggregator,
@@ -257,7 +286,9 @@ impl Session {
             started: Instant::now(),
             started_at: SystemTime::now(),
             malformed: 0,
+            tables_changed_at: None,
             closed: false,
+            window: opened_ns..u64::MAX,
             warnings,
         })
     }
@@ -286,13 +317,19 @@ impl Session {
 
     /// Takes the records that are there. Returns how many, at most [`BATCH`]: then there are more.
     pub fn drain(&mut self) -> usize {
-        let Self { programs, aggregator, symbolizer, target, malformed, .. } = self;
+        // A target without memory has ended, or has become another program whose records are none of ours: which of
+        // the two, the next looks tell. The ring buffer keeps what there is meanwhile.
+        if self.window.end == u64::MAX && !self.watch.can_read(&self.target) {
+            return 0;
+        }
+        let Self { programs, aggregator, symbolizer, target, malformed, window, .. } = self;
         let mut stale = Vec::new();
         let drained = programs.drain(BATCH, |record| match Event::parse(record) {
             Ok(Event::Stack { id, end, frames }) => {
                 let stack = symbolizer.stack(target.memory.as_ref(), id, end, frames);
                 aggregator.define_stack(id, stack);
             }
+            Ok(event) if !window.contains(&at_ns(&event)) => {}
             Ok(event) => {
                 if let Event::Free(free) = event
                     && let Some(ids) = symbolizer.freed(free.block)
@@ -318,6 +355,15 @@ impl Session {
         self.aggregator.set_losses(lost(&counters));
         self.aggregator.sample(now_ns());
         self.cost.tick(self.started.elapsed());
+        if self.tables_changed_at.is_none() && !self.attached.gate.is_as_opened() {
+            let elapsed = self.started.elapsed();
+            self.tables_changed_at = Some(elapsed);
+            self.warnings.push(format!(
+                "somebody else changed the allocator tables {:.1} s after the start (tracemalloc, another profiler): calls \
+                 may have been missed since",
+                elapsed.as_secs_f64()
+            ));
+        }
         Ok(self.watch.look(&self.target))
     }
 
@@ -333,7 +379,9 @@ impl Session {
             let _ = self.attached.gate.close();
         }
         let duration = self.started.elapsed();
-        self.drain_rest();
+        if end != End::TargetExec {
+            self.drain_rest();
+        }
         let rss_end = self.target.process.rss().ok().filter(|&rss| rss > 0);
         let rss_end = rss_end.or(self.watch.last_rss());
         let counters = self.programs.counters()?;
@@ -345,7 +393,7 @@ impl Session {
             totals.frees_seen,
             duration,
         );
-        let snapshot = self.aggregator.snapshot(now_ns());
+        let snapshot = self.aggregator.snapshot(self.window.end);
         if self.malformed > 0 {
             let count = self.malformed;
             self.warnings.push(format!("{count} records of the kernel side could not be read"));
@@ -367,7 +415,7 @@ impl Session {
             rss_end,
             warnings: self.warnings,
             target: self.target,
-            probes: self.programs,
+            probes: (self.programs, self.lock),
         })
     }
 
@@ -376,6 +424,7 @@ impl Session {
         if std::mem::replace(&mut self.closed, true) {
             return;
         }
+        self.window.end = now_ns();
         let Ok(outcomes) = self.attached.gate.close() else { return };
         if outcomes.contains(&Outcome::Foreign) {
             self.warnings.push(
@@ -389,6 +438,16 @@ impl Session {
     fn drain_rest(&mut self) {
         let deadline = Instant::now() + LAST_RECORDS;
         while self.drain() > 0 && Instant::now() < deadline {}
+    }
+}
+
+/// When a record was made.
+fn at_ns(event: &Event<'_>) -> u64 {
+    match event {
+        Event::Alloc(alloc) => alloc.head.at_ns,
+        Event::Free(free) => free.head.at_ns,
+        Event::Realloc(realloc) => realloc.head.at_ns,
+        Event::Stack { .. } => 0,
     }
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use leaktrace_common::config::{Config, TargetIdentity};
+use leaktrace_common::config::Config;
 use leaktrace_common::layout::{
     PymallocLayout, THREAD_NONE, THREAD_POINTER, THREAD_TLS, ThreadLayout,
 };
@@ -16,18 +16,12 @@ use crate::cpython::runtime::Runtime;
 use crate::cpython::tables::{self, AllocatorTables};
 use crate::cpython::version::{self, Version};
 use crate::cpython::{debug_offsets, thread_source, usedpools};
-use crate::gate::repair::{Repair, repair};
-use crate::kernel::lock::Holder;
-use crate::kernel::{KernelError, lock};
 use crate::target::memory::ProcessMemory;
 use crate::target::module::Module;
-use crate::target::process::Process;
+use crate::target::process::{Process, ProcessError};
 
 /// How long a program that was just started may take until its interpreter is there.
 const STARTING: Duration = Duration::from_secs(5);
-
-/// How long the kernel may take to take the probes off that a killed leaktrace had put in place.
-const DYING: Duration = Duration::from_secs(10);
 
 /// How often either is looked for meanwhile.
 const RETRY: Duration = Duration::from_millis(50);
@@ -62,48 +56,20 @@ impl Target {
     /// [`SessionError`] says what it is instead, or what is missing.
     pub async fn recognise(pid: u32) -> Result<Self, SessionError> {
         let process = Process::open(pid)?;
-        let deadline = Instant::now() + STARTING.saturating_sub(age(&process));
+        let started = Instant::now();
+        let young = STARTING.saturating_sub(age(&process));
         loop {
             let error = match Self::inspect(pid) {
                 Ok(target) => return Ok(target),
                 Err(error) => error,
             };
-            if !process.is_alive() || Instant::now() >= deadline {
+            // A CPython without an interpreter is just starting, or its lists changed while they were read.
+            let patience = if error.may_pass() { STARTING } else { young };
+            if !process.is_alive() || started.elapsed() >= patience {
                 return Err(error);
             }
             tokio::time::sleep(RETRY).await;
         }
-    }
-
-    /// As [`Self::recognise`], for a process that no leaktrace traces now. One that was just killed is waited for.
-    ///
-    /// # Errors
-    /// Also where one does.
-    pub async fn examine(pid: u32) -> Result<Self, SessionError> {
-        let target = Self::recognise(pid).await?;
-        let identity = target.identity()?;
-        let deadline = Instant::now() + DYING;
-        while let Some(holder) = lock::holder(identity) {
-            if holder == Holder::Living || Instant::now() >= deadline {
-                return Err(KernelError::AlreadyTraced { pid: identity.pid }.into());
-            }
-            tokio::time::sleep(RETRY).await;
-        }
-        Ok(target)
-    }
-
-    /// Closes a gate that was left open, and reads the tables once more.
-    ///
-    /// # Errors
-    /// The process is gone.
-    pub fn repair(&mut self) -> Result<Repair, SessionError> {
-        let repair =
-            repair(&self.memory, &self.module, &self.tables).map_err(SessionError::Gate)?;
-        if repair.closed > 0 {
-            // What stood in the open slots was no function: whatever follows from the tables is found anew.
-            *self = Self::inspect(self.process.pid())?;
-        }
-        Ok(repair)
     }
 
     fn inspect(pid: u32) -> Result<Self, SessionError> {
@@ -116,6 +82,10 @@ impl Target {
         let runtime = module.symbol("_PyRuntime").ok_or(SessionError::NoRuntime { pid })?;
         if layout.debug_offsets.is_some() {
             debug_offsets::refine(&memory, runtime, &mut layout)?;
+        }
+        // All was opened by number: it is the same process as long as the first one to be opened lives.
+        if !process.is_alive() {
+            return Err(ProcessError::NoSuchProcess { pid }.into());
         }
         let interpreters = Runtime::read(&memory, &layout, runtime)
             .ok_or_else(|| SessionError::NoInterpreter { pid, version: version.clone() })?;
@@ -139,26 +109,13 @@ impl Target {
         Ok(Self { process, module, memory, version, layout, tables, thread, pymalloc, warnings })
     }
 
-    /// Who this is, for the lock against a second leaktrace.
-    ///
-    /// # Errors
-    /// The process is gone.
-    pub fn identity(&self) -> Result<TargetIdentity, SessionError> {
-        let identity = self.process.identity()?;
-        Ok(TargetIdentity {
-            pid_namespace: identity.namespace,
-            pid: u64::from(identity.pid),
-            start_ticks: identity.started_ticks,
-        })
-    }
-
-    /// What the kernel side needs to know. `large_at_obj` as in [`Config`].
+    /// What the kernel side needs to know. `record_at_obj` as in [`Config`].
     #[must_use]
-    pub fn config(&self, fsbase: u64, large_at_obj: bool) -> Config {
+    pub fn config(&self, fsbase: u64, record_at_obj: bool) -> Config {
         Config {
             tgid: if in_initial_pid_namespace() { u64::from(self.process.pid()) } else { 0 },
             fsbase,
-            large_at_obj: u64::from(large_at_obj),
+            record_at_obj: u64::from(record_at_obj),
             thread: self.thread,
             frame: self.layout.frame_layout(),
             pymalloc: self.pymalloc,

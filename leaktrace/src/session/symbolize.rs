@@ -56,11 +56,9 @@ impl Symbolizer {
 
     /// Told of every free: if `block` was a code object, the ids of the stacks that name it.
     pub(super) fn freed(&mut self, block: u64) -> Option<Vec<u64>> {
-        if !self.codes.contains(block) {
-            return None;
-        }
+        // Not the cache is asked, which may have dropped the code object itself.
+        let ids = self.stacks_of.remove(&block)?;
         self.codes.forget(block);
-        let ids = self.stacks_of.remove(&block).unwrap_or_default();
         self.pairs -= ids.len();
         Some(ids)
     }

@@ -85,6 +85,13 @@ pub fn classify(module: &Module, value: u64) -> Held {
     classify_in(module, value)
 }
 
+/// Whether a probe may sit on the instruction at `address`: not on one that the kernel would rewrite.
+#[must_use]
+pub fn may_be_probed(module: &Module, address: u64) -> bool {
+    let bytes = module.bytes(address, MAX_INSTRUCTION);
+    first(bytes, address).is_some_and(|instruction| probed(bytes, &instruction).is_some())
+}
+
 /// Code with its functions: a module's, or a test's.
 trait Text {
     fn functions(&self) -> &Functions;

@@ -42,7 +42,9 @@ pub(super) fn is_emulated(instruction: &[u8]) -> bool {
     PROBED.contains(&instruction)
 }
 
-/// Whether the kernel would turn `instruction` into a call.
+/// Whether the kernel may turn `instruction` into a call: 6.18 does so with one form of five bytes, and a later one may
+/// with any, prefixed ones too.
 pub(super) fn is_optimised(instruction: &[u8]) -> bool {
     instruction == OPTIMISED
+        || (instruction.len() == 5 && instruction.windows(2).any(|pair| pair == [0x0f, 0x1f]))
 }

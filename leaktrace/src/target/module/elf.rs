@@ -9,6 +9,9 @@ use object::{Endianness, Object as _, ObjectSection as _, ObjectSymbol as _};
 
 use crate::target::maps::Mapping;
 
+/// Bytes of the longest symbol name that is kept.
+const MAX_NAME: usize = 256;
+
 /// Smallest page on x86-64: segments are mapped in whole pages.
 const PAGE: u64 = 4096;
 
@@ -188,8 +191,16 @@ fn segments(file: &File<'_>) -> Vec<Segment> {
 fn symbols(file: &File<'_>) -> HashMap<Box<str>, u64> {
     file.dynamic_symbols()
         .filter(|symbol| symbol.is_definition())
-        .filter_map(|symbol| Some((symbol.name().ok()?.into(), symbol.address())))
+        .filter_map(|symbol| Some((symbol.name().ok().filter(|name| is_wanted(name))?, symbol)))
+        .map(|(name, symbol)| (name.into(), symbol.address()))
         .collect()
+}
+
+/// Whether a symbol may be asked for: one of an interpreter's. The others are not kept, since a crafted file could have
+/// any number of them, of any length.
+fn is_wanted(name: &str) -> bool {
+    name.len() <= MAX_NAME
+        && ["Py", "_Py", "pypy", "rpython"].iter().any(|start| name.starts_with(start))
 }
 
 fn soname(file: &File<'_>) -> Option<String> {
