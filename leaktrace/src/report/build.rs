@@ -6,7 +6,7 @@ use super::document::{
 use super::id::site_id;
 use super::redact::{self, Cmdline};
 use crate::aggregator::{SiteSnapshot, Snapshot, Totals};
-use crate::detector::{self, Judgement, Verdict};
+use crate::detector::{self, Judgement, MIN_POINTS, MIN_SECONDS, SiteSeries, Verdict};
 use leaktrace_common::counter::Counter as KernelCounter;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -213,6 +213,7 @@ fn site(snapshot: &Snapshot, site: &SiteSnapshot, judgement: &Judgement) -> Site
     Site {
         id: site_id(&site.stack, site.domain),
         verdict: judgement.verdict.name(),
+        judged: is_judged(&SiteSeries::of(snapshot, site)),
         confidence: None,
         evidence: judgement.evidence.clone(),
         pattern: None,
@@ -241,6 +242,13 @@ fn site(snapshot: &Snapshot, site: &SiteSnapshot, judgement: &Judgement) -> Site
         stack_truncated: site.stack.truncated,
         series: series(snapshot, site),
     }
+}
+
+/// Whether the detector had what it asks for, whatever came of it.
+fn is_judged(series: &SiteSeries) -> bool {
+    let seen = &series.observations;
+    let first_s = seen.first().map_or(series.end_s, |seen| seen.at_s);
+    seen.len() >= MIN_POINTS && series.end_s - first_s >= MIN_SECONDS
 }
 
 fn frame(frame: &crate::stack::Frame) -> Frame {

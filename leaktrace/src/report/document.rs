@@ -128,6 +128,9 @@ pub struct Site {
     pub id: String,
     /// `leaking`, `growing`, `sawtooth`, `plateaued` or `stable`.
     pub verdict: &'static str,
+    /// Whether it was seen for long enough to judge it. Not part of the document.
+    #[serde(skip)]
+    pub judged: bool,
     /// How sure the verdict is.
     pub confidence: Option<f64>,
     /// Why, in sentences.

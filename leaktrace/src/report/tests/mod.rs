@@ -1,6 +1,8 @@
 //! Reports of a made-up trace: against the schema, in their order, and as text.
 
 mod document;
+mod headlines;
+mod lines;
 mod secrets;
 mod words;
 

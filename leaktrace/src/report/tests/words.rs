@@ -4,11 +4,11 @@ use super::*;
 use std::path::Path;
 use unicode_width::UnicodeWidthStr as _;
 
-const fn plain(width: usize) -> TextOptions {
+pub(super) const fn plain(width: usize) -> TextOptions {
     TextOptions { width, colour: false, top: 20 }
 }
 
-fn assert_golden(name: &str, text: &str) {
+pub(super) fn assert_golden(name: &str, text: &str) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/report/tests/golden").join(name);
     if std::env::var_os("LEAKTRACE_BLESS").is_some() {
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -32,7 +32,24 @@ fn the_text_of_a_healthy_process_is_the_golden_one() {
 
 #[test]
 fn the_text_of_a_short_trace_is_the_golden_one() {
-    assert_golden("growing-80.txt", &text_of(&report_of(&shop(4, true), 4), plain(80)));
+    assert_golden("second-80.txt", &text_of(&report_of(&shop(1, true), 1), plain(80)));
+    assert_golden("short-80.txt", &text_of(&report_of(&shop(4, true), 4), plain(80)));
+}
+
+#[test]
+fn the_text_of_growth_without_proof_is_the_golden_one() {
+    let mut report = leaking();
+    report.sites[0].verdict = "growing";
+    report.sites[0].evidence =
+        vec!["the frees of this domain cannot be seen in this Python".into()];
+    assert_golden("growing-80.txt", &text_of(&report, plain(80)));
+}
+
+#[test]
+fn the_text_of_an_idle_process_is_the_golden_one() {
+    let options = Options { max_memory: 1 << 26, started_at_ns: 0, raw_free_seen: true };
+    let idle = report_of(&Aggregator::new(options), 10);
+    assert_golden("idle-80.txt", &text_of(&idle, plain(80)));
 }
 
 #[test]
@@ -64,7 +81,10 @@ fn colours_come_only_where_they_are_asked_for() {
 #[test]
 fn only_the_top_rows_are_shown_and_the_rest_is_counted() {
     let text = text_of(&leaking(), TextOptions { top: 2, ..plain(80) });
-    assert!(text.contains("... and 3 more sites"), "{text}");
+    assert!(text.contains("... and 3 more lines (--top "), "{text}");
+    let text = text_of(&leaking(), TextOptions { top: 0, ..plain(80) });
+    assert!(text.contains("\n... and 5 more lines (--top "), "{text}");
+    assert!(!text.contains("VERDICT"), "{text}");
 }
 
 #[test]

@@ -54,6 +54,17 @@ pub(super) fn duration(seconds: f64) -> String {
     }
 }
 
+/// `6.1 %`, `100 %`: cut, not rounded, so that only the whole is called 100.
+#[must_use]
+pub(super) fn percent(value: f64) -> String {
+    let tenths = (value * 10.0 + 1e-6).floor() as u64;
+    match (tenths, tenths % 10) {
+        (0, _) if value > 0.0 => "under 0.1 %".to_owned(),
+        (_, 0) => format!("{} %", tenths / 10),
+        (_, digit) => format!("{}.{digit} %", tenths / 10),
+    }
+}
+
 /// Names come from the target: control characters, and those that turn the direction of text, are shown as escapes.
 #[must_use]
 pub(super) fn escaped(text: &str) -> String {
