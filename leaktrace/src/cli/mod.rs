@@ -90,7 +90,7 @@ struct ReportFlags {
     /// File for the report instead of stdout
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
-    /// Sites that the text report lists
+    /// Lines of Python that the text report lists
     #[arg(long, value_name = "N", default_value_t = 20)]
     top: usize,
     /// Exit with code 10 if any site has this verdict; growing includes leaking
