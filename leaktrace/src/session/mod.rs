@@ -315,7 +315,7 @@ impl Session {
         self.aggregator.snapshot(now_ns())
     }
 
-    /// Takes the records that are there. Returns how many, at most [`BATCH`]: then there are more.
+    /// Takes the records that are there. Returns how many, at most `BATCH`: then there are more.
     pub fn drain(&mut self) -> usize {
         // A target without memory has ended, or has become another program whose records are none of ours: which of
         // the two, the next looks tell. The ring buffer keeps what there is meanwhile.
