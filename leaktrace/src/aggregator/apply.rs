@@ -69,11 +69,13 @@ impl Aggregator {
                 Last::Nothing
             }
             (Last::ObjResize { old, .. }, Domain::Obj, None) if old == event.block => Last::Nothing,
+            // Nobody frees a block twice: one function that stands in several tables was passed twice on its way.
+            (Last::RawFree { block }, _, None) if block == event.block => Last::Nothing,
             _ => {
                 self.death(freed, domain);
                 match domain {
                     Domain::Obj => Last::ObjFree { block: event.block, older: freed.is_none() },
-                    _ => Last::Nothing,
+                    _ => Last::RawFree { block: event.block },
                 }
             }
         };

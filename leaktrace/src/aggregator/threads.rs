@@ -27,6 +27,11 @@ pub(super) enum Last {
         /// Whether it was older than the trace.
         older: bool,
     },
+    /// It gave a block back through the raw gate.
+    RawFree {
+        /// Its address.
+        block: u64,
+    },
     /// It resized a block of pymalloc's.
     ObjResize {
         /// The address before.
