@@ -62,7 +62,6 @@ fn not_traced(pid: u32, expected: &str) {
     let pid = pid.to_string();
     for arguments in [&["--pid", &pid, "--duration", "1s"][..], &["doctor", "--pid", &pid]] {
         let line = refused(leaktrace(arguments), ERROR);
-        println!("{line}");
         assert!(line.contains(expected), "{line}");
     }
 }
