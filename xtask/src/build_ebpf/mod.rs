@@ -54,6 +54,16 @@ pub(crate) fn build_to(path: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Whether the object at `path` is the committed one, byte for byte.
+///
+/// # Errors
+/// Where one of the two cannot be read.
+pub(crate) fn is_committed(path: &Path) -> Result<bool> {
+    let read =
+        |path: &Path| fs::read(path).with_context(|| format!("cannot read `{}`", path.display()));
+    Ok(read(path)? == read(&shell::root()?.join(COMMITTED))?)
+}
+
 /// Checks that the committed object was made from the sources as they are, and where its toolchain is here, that it
 /// is made again byte by byte.
 ///
