@@ -4,6 +4,7 @@ use super::document::{
     Bytes, Counter, Frame, Growth, Memory, Report, SCHEMA, Seconds, Session, Site, Target,
 };
 use super::id::site_id;
+use super::package;
 use super::redact::{self, Cmdline};
 use crate::aggregator::{SiteSnapshot, Snapshot, Totals};
 use crate::detector::{self, Judgement, MIN_POINTS, MIN_SECONDS, SiteSeries, Verdict};
@@ -256,7 +257,7 @@ fn frame(frame: &crate::stack::Frame) -> Frame {
         function: frame.function.to_string(),
         file: frame.file.to_string(),
         line: frame.line,
-        package: None,
+        package: package::of(&frame.file),
     }
 }
 

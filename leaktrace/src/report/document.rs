@@ -224,7 +224,7 @@ pub struct Frame {
     pub file: String,
     /// The line.
     pub line: Option<u32>,
-    /// The distribution the file belongs to, `stdlib`, or null for the application's own.
+    /// The installed package the file belongs to by its path, `stdlib`, or null for the application's own.
     pub package: Option<String>,
 }
 

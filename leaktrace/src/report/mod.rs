@@ -7,6 +7,7 @@
 mod build;
 mod document;
 mod id;
+mod package;
 mod redact;
 #[cfg(test)]
 mod tests;

@@ -11,13 +11,10 @@ use std::time::Duration;
 use crate::kernel::{Probe, Programs};
 
 /// How long the programs' runs are measured at a time.
-const MEASURED_FOR: Duration = Duration::from_millis(300);
-
-/// When they are measured first: by then predictions are mostly trusted, and return probes off.
-const MEASURED_FIRST: Duration = Duration::from_millis(300);
+const MEASURED_FOR: Duration = Duration::from_millis(200);
 
 /// How often they are measured.
-const MEASURED_EVERY: Duration = Duration::from_secs(10);
+const MEASURED_EVERY: Duration = Duration::from_secs(2);
 
 /// The estimate of the cost, as far as it is known.
 #[derive(Debug, Default)]
@@ -37,7 +34,7 @@ impl CostMeter {
                 None
             }
         };
-        Self { empty_hit_ns, changes_at: MEASURED_FIRST, ..Self::default() }
+        Self { empty_hit_ns, ..Self::default() }
     }
 
     /// Switches the kernel's measuring on and off; `elapsed` since the start of the session.

@@ -1,6 +1,7 @@
 //! Which frame of a stack names the place to look at.
 
 use super::super::document::{Frame, Site};
+use super::super::package;
 use super::units::escaped;
 use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
 
@@ -8,8 +9,9 @@ use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
 #[must_use]
 pub(super) fn user_frame(site: &Site) -> Option<&Frame> {
     let mut frames = site.stack.iter();
-    let own = frames.clone().find(|frame| !is_stdlib(&frame.file) && !is_installed(&frame.file));
-    own.or_else(|| frames.clone().find(|frame| !is_stdlib(&frame.file))).or_else(|| frames.next())
+    let own = frames.clone().find(|frame| frame.package.is_none());
+    let installed = |frame: &&Frame| frame.package.as_deref() != Some(package::STDLIB);
+    own.or_else(|| frames.clone().find(installed)).or_else(|| frames.next())
 }
 
 /// `file:line function`.
@@ -58,22 +60,4 @@ fn fit_end(text: &str, width: usize) -> String {
         kept.push('…');
     }
     kept.into_iter().rev().collect()
-}
-
-fn is_installed(file: &str) -> bool {
-    file.contains("/site-packages/") || file.contains("/dist-packages/")
-}
-
-fn is_stdlib(file: &str) -> bool {
-    if is_installed(file) {
-        return false;
-    }
-    file.starts_with("<frozen ") || after_lib_python(file).is_some_and(|rest| rest.contains('/'))
-}
-
-/// What follows the version in `…/lib/python3.11/…`, as in `…/lib64/…` and in `…/lib/python311.zip/…`.
-fn after_lib_python(file: &str) -> Option<&str> {
-    let at = file.find("/lib/python3").or_else(|| file.find("/lib64/python3"))?;
-    let rest = &file[at + 1..];
-    Some(rest.split_once("python3")?.1.trim_start_matches(|c: char| c == '.' || c.is_ascii_digit()))
 }

@@ -181,12 +181,14 @@ impl Process {
         Ok(self.ask(self.entry.stat())?.rss_bytes().get())
     }
 
-    /// Whether system calls of the process are filtered; `None` where the kernel does not say.
+    /// Whether system calls of any thread of the process are filtered; `None` where the kernel does not say. (A thread
+    /// may put itself under a filter alone.)
     ///
     /// # Errors
     /// [`ProcessError`] where the process is gone or may not be read.
     pub fn seccomp(&self) -> Result<Option<Seccomp>, ProcessError> {
-        Ok(self.ask(self.entry.status())?.seccomp.map(|mode| match mode {
+        let of_threads = self.ask(self.entry.tasks())?.filter_map(|task| task.ok()?.status().ok());
+        Ok(of_threads.filter_map(|status| status.seccomp).max().map(|mode| match mode {
             0 => Seccomp::Disabled,
             1 => Seccomp::Strict,
             _ => Seccomp::Filter,
