@@ -249,18 +249,18 @@ fn leak_and_buffer() -> Snapshot {
     aggregator.snapshot(5 + 30_000_000_000)
 }
 
+/// Ten thousand took 0.6 s where this was written; a machine that is busy with other tests has room.
 #[test]
-#[ignore = "a measurement: cargo test --release -p leaktrace -- --ignored --nocapture ten_thousand"]
-fn ten_thousand_busy_sites_are_judged() {
+fn a_thousand_busy_sites_are_judged_in_a_moment() {
     let mut random = Rng::with_seed(1);
     let trace = Trace { seconds: 60.0 };
     let series: Vec<_> =
         (0..100).map(|_| trace.series(&simulate::leak_amid_churn(&mut random, &trace))).collect();
     let began = std::time::Instant::now();
-    let leaking = (0..10_000)
+    let leaking = (0..1_000)
         .filter(|n| judge(&series[n % 100], &Losses::default()).verdict == Verdict::Leaking)
         .count();
-    {
-        println!("10,000 sites in {:.2} s, {leaking} leaking", began.elapsed().as_secs_f64());
-    }
+    let took = began.elapsed();
+    println!("1,000 sites in {:.2} s, {leaking} leaking", took.as_secs_f64());
+    assert!(leaking > 500 && took.as_secs() < 5, "{leaking} leaking after {took:?}");
 }
