@@ -3,6 +3,9 @@
 //! Each record starts with a [`Head`]; its `kind` says how to read the rest. Records of one target are in the order
 //! in which the allocator calls happened, as far as one thread or the GIL can tell.
 
+#[cfg(feature = "user")]
+use bytes::{Buf as _, TryGetError};
+
 /// What every record starts with.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -129,6 +132,7 @@ const _: () = assert!(size_of::<Frame>() == 16);
 const _: () = assert!(core::mem::offset_of!(Stack, frames) == 32);
 
 /// A record as userspace reads it.
+#[cfg(feature = "user")]
 #[derive(Clone, Copy, Debug)]
 pub enum Event<'a> {
     /// A block was handed out.
@@ -149,84 +153,65 @@ pub enum Event<'a> {
 }
 
 /// A record that is too short for its kind, or of no known kind.
+#[cfg(feature = "user")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Malformed;
 
+#[cfg(feature = "user")]
 impl Frame {
     /// Reads a frame out of its 16 bytes.
     #[must_use]
     pub fn from_bytes(bytes: &[u8; 16]) -> Self {
-        let mut reader = Reader(bytes);
-        Self {
-            code: reader.u64().unwrap_or(0),
-            offset: reader.u32().unwrap_or(0).cast_signed(),
-            owner: reader.u32().unwrap_or(0),
-        }
+        let mut fields = bytes.as_slice();
+        Self { code: fields.get_u64_le(), offset: fields.get_i32_le(), owner: fields.get_u32_le() }
     }
 }
 
+#[cfg(feature = "user")]
 impl<'a> Event<'a> {
     /// Reads one record.
     ///
     /// # Errors
     /// [`Malformed`] where the record is of no known kind, or shorter than its kind needs.
     pub fn parse(record: &'a [u8]) -> Result<Self, Malformed> {
-        Self::read(Reader(record)).ok_or(Malformed)
+        Self::read(record).map_err(|_short| Malformed)?.ok_or(Malformed)
     }
 
-    fn read(mut reader: Reader<'a>) -> Option<Self> {
+    /// `None` for a kind that is not known.
+    fn read(mut record: &'a [u8]) -> Result<Option<Self>, TryGetError> {
         let head = Head {
-            kind: reader.u16()?,
-            domain: reader.u16()?,
-            tid: reader.u32()?,
-            at_ns: reader.u64()?,
+            kind: record.try_get_u16_le()?,
+            domain: record.try_get_u16_le()?,
+            tid: record.try_get_u32_le()?,
+            at_ns: record.try_get_u64_le()?,
         };
-        Some(match head.kind {
+        Ok(Some(match head.kind {
             kind::ALLOC => Self::Alloc(Alloc {
                 head,
-                block: reader.u64()?,
-                size: reader.u64()?,
-                stack: reader.u64()?,
+                block: record.try_get_u64_le()?,
+                size: record.try_get_u64_le()?,
+                stack: record.try_get_u64_le()?,
             }),
             kind::FREE | kind::REALLOC_FREE | kind::REALLOC_FAILED => {
-                Self::Free(Free { head, block: reader.u64()? })
+                Self::Free(Free { head, block: record.try_get_u64_le()? })
             }
             kind::REALLOC => Self::Realloc(Realloc {
                 head,
-                old: reader.u64()?,
-                new: reader.u64()?,
-                size: reader.u64()?,
-                stack: reader.u64()?,
+                old: record.try_get_u64_le()?,
+                new: record.try_get_u64_le()?,
+                size: record.try_get_u64_le()?,
+                stack: record.try_get_u64_le()?,
             }),
             kind::STACK => {
-                let id = reader.u64()?;
-                let depth = reader.u32()?.min(crate::limits::MAX_STEPS) as usize;
-                let end = reader.u32()?;
-                Self::Stack { id, end, frames: reader.0.get(..depth * size_of::<Frame>())? }
+                let id = record.try_get_u64_le()?;
+                let depth = record.try_get_u32_le()?.min(crate::limits::MAX_STEPS) as usize;
+                let end = record.try_get_u32_le()?;
+                let Some(frames) = record.get(..depth * size_of::<Frame>()) else {
+                    return Ok(None);
+                };
+                Self::Stack { id, end, frames }
             }
-            _ => return None,
-        })
-    }
-}
-
-struct Reader<'a>(&'a [u8]);
-
-impl Reader<'_> {
-    fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
-        let (head, rest) = self.0.split_first_chunk()?;
-        self.0 = rest;
-        Some(*head)
-    }
-
-    fn u16(&mut self) -> Option<u16> {
-        self.take().map(u16::from_le_bytes)
-    }
-
-    fn u32(&mut self) -> Option<u32> {
-        self.take().map(u32::from_le_bytes)
-    }
-
-    fn u64(&mut self) -> Option<u64> {
-        self.take().map(u64::from_le_bytes)
+            _ => return Ok(None),
+        }))
     }
 }

@@ -1,5 +1,6 @@
 //! A workload that runs in a real interpreter.
 
+use std::fs::OpenOptions;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
@@ -37,6 +38,7 @@ impl Target {
         arguments: &[&str],
         environment: &[(&str, &str)],
     ) -> Self {
+        note(python);
         let mut command = Command::new(&python.path);
         command.arg(workload(name)).args(arguments).envs(environment.iter().copied());
         Self::start_command(command)
@@ -140,4 +142,13 @@ impl Drop for Target {
 #[must_use]
 pub fn workload(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("workloads").join(name)
+}
+
+/// Notes that a test ran on this interpreter, in the file that `LEAKTRACE_RAN` names: who asked for the tests compares
+/// that with the interpreters that there are.
+fn note(python: &Python) {
+    let Some(file) = std::env::var_os("LEAKTRACE_RAN") else { return };
+    let mut file =
+        OpenOptions::new().create(true).append(true).open(file).expect("the list can be written");
+    writeln!(file, "{} {}", python.version, python.path.display()).expect("as above");
 }

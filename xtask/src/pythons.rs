@@ -12,7 +12,7 @@ pub(crate) const ABOUT: &str =
     "list the CPythons that tests can run against, and which are missing";
 
 /// The minor versions of CPython 3 that leaktrace supports.
-pub(crate) const EXPECTED_MINORS: std::ops::RangeInclusive<u8> = 6..=15;
+pub(crate) const EXPECTED_MINORS: std::ops::RangeInclusive<u8> = 8..=13;
 
 /// One interpreter.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -46,6 +46,11 @@ pub(crate) fn find() -> Vec<Python> {
     let mut pythons: Vec<_> = paths.filter_map(|path| ask(&path)).collect();
     pythons.sort();
     pythons
+}
+
+/// Those of [`find`] whose version leaktrace supports.
+pub(crate) fn supported() -> impl Iterator<Item = Python> {
+    find().into_iter().filter(|python| EXPECTED_MINORS.contains(&python.minor))
 }
 
 fn of_pyenv() -> Vec<PathBuf> {

@@ -3,12 +3,14 @@
 //! The end-to-end tests run as root, with real interpreters and the real kernel, once on the committed BPF object and
 //! once on one that is built here. A step in which no test ran is a failure.
 
+use std::collections::BTreeSet;
+use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::build_ebpf::{self, Toolchain};
 use crate::{pythons, setup, shell, tidy};
@@ -200,7 +202,29 @@ fn end_to_end(object: Option<&Path>) -> Result<Ran> {
         Some(object) => cargo.env("LEAKTRACE_BPF_OBJECT", object),
         None => cargo.env_remove("LEAKTRACE_BPF_OBJECT"),
     };
-    run_tests(required(&mut cargo)?).map(Some)
+    let ran = shell::target_directory()?.join("ran-on.txt");
+    // What an earlier run left behind, if any.
+    let _ = fs::remove_file(&ran);
+    cargo.env("LEAKTRACE_RAN", &ran);
+    let passed = run_tests(required(&mut cargo)?)?;
+    compare_pythons(&fs::read_to_string(&ran).context("no end-to-end test ran on any Python")?)?;
+    Ok(Some(passed))
+}
+
+/// Compares the Pythons that tests ran on with those that are here.
+fn compare_pythons(ran: &str) -> Result<()> {
+    let ran: BTreeSet<&str> = ran.lines().collect();
+    let expected: BTreeSet<String> = pythons::supported()
+        .map(|python| format!("{} {}", python.version, python.path.display()))
+        .collect();
+    let missing: Vec<&String> =
+        expected.iter().filter(|python| !ran.contains(python.as_str())).collect();
+    println!("expected: {}", expected.iter().map(String::as_str).collect::<Vec<_>>().join(", "));
+    println!("ran: {}", ran.iter().copied().collect::<Vec<_>>().join(", "));
+    ensure!(missing.is_empty(), "no end-to-end test ran on {missing:?}");
+    let minors: BTreeSet<u8> = pythons::supported().map(|python| python.minor).collect();
+    ensure!(minors.len() >= 2, "fewer than two minor versions of CPython are here");
+    Ok(())
 }
 
 fn documentation() -> Result<Ran> {

@@ -10,7 +10,7 @@ use crate::gate::point::Kind;
 use crate::report::{
     self, Cmdline, Findings, Gate, MemoryInfo, Mode, Report, SessionInfo, TargetInfo,
 };
-use crate::session::{End, Traced};
+use crate::session::Traced;
 
 /// The report of a session.
 pub(super) fn report(traced: &Traced, show_cmdline: Cmdline) -> Report {
@@ -62,13 +62,7 @@ fn session(traced: &Traced) -> SessionInfo {
             None => Gate::Off,
         },
         coverage_pct: traced.coverage_pct,
-        end: match traced.end {
-            End::Duration => report::End::Duration,
-            End::Signal => report::End::Signal,
-            End::TargetExited => report::End::TargetExited,
-            End::TargetExec => report::End::TargetExec,
-            End::Lost => report::End::Lost,
-        },
+        end: traced.end,
         window_overruns: 0,
     }
 }

@@ -13,8 +13,8 @@ use super::findings;
 use super::output::{Output, Written};
 use super::progress::ProgressLine;
 use crate::cli::{self, FailOn, Format, ReportOptions, TraceOptions};
-use crate::report::{self, Report, TextOptions};
-use crate::session::{End, Options, Session, Traced};
+use crate::report::{self, End, Report, TextOptions};
+use crate::session::{Options, Session, Traced};
 
 /// How often records are taken from the kernel side. Its ring buffer bridges seconds.
 const DRAIN_EVERY: Duration = Duration::from_millis(10);

@@ -7,37 +7,9 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::SessionError;
 use super::recognise::Target;
+use crate::report::End;
 use crate::target::memory::ReadMemory as _;
 use crate::target::process::ProcessError;
-
-/// How a session ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum End {
-    /// After the time that was asked for.
-    Duration,
-    /// By a signal to leaktrace.
-    Signal,
-    /// The target ended.
-    TargetExited,
-    /// The target became another program.
-    TargetExec,
-    /// The target cannot be watched any more.
-    Lost,
-}
-
-impl End {
-    /// The name in reports.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Duration => "duration",
-            Self::Signal => "signal",
-            Self::TargetExited => "target_exited",
-            Self::TargetExec => "target_exec",
-            Self::Lost => "lost",
-        }
-    }
-}
 
 /// Looks after the target's life.
 #[derive(Debug)]

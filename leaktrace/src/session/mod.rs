@@ -24,10 +24,10 @@ use crate::gate::point::Kind;
 use crate::kernel::features::{Kernel, ReturnProbes};
 use crate::kernel::lock::Lock;
 use crate::kernel::{KernelError, Programs};
+use crate::report::End;
 use crate::target::process::Process;
 
 pub use claim::heal;
-pub use end::End;
 pub use recognise::Target;
 
 use attach::Attached;
