@@ -6,6 +6,9 @@ use super::threads::{Last, Undo};
 use super::{Aggregator, TICK_NS};
 use leaktrace_common::event::{Alloc, Event, Free, Realloc, kind};
 
+/// Bytes that CPython's debug hooks keep before a block (`2 * SST` in `obmalloc.c`).
+const DEBUG_HEAD: u64 = 16;
+
 /// What was handed out.
 struct Birth {
     block: u64,
@@ -69,6 +72,12 @@ impl Aggregator {
                 Last::Nothing
             }
             (Last::ObjResize { old, .. }, Domain::Obj, None) if old == event.block => Last::Nothing,
+            // Debug hooks put 16 bytes before a block and pass on what begins there. No two blocks begin that close.
+            (Last::ObjFree { block, .. } | Last::RawFree { block }, Domain::Raw, None)
+                if block.wrapping_sub(DEBUG_HEAD) == event.block =>
+            {
+                last
+            }
             // Nobody frees a block twice: one function that stands in several tables was passed twice on its way.
             (Last::RawFree { block }, _, None) if block == event.block => Last::Nothing,
             _ => {

@@ -7,7 +7,7 @@
 //! sees the other. Both may refuse; never do both go on.
 
 use std::fs;
-use std::io::ErrorKind::NotFound;
+use std::io::ErrorKind::{NotFound, PermissionDenied};
 
 use aya::Ebpf;
 use aya::maps::{Array, Map, MapData, MapError, MapInfo, loaded_maps};
@@ -71,8 +71,12 @@ fn is_open_somewhere(map: u32) -> bool {
 fn others(own: u32) -> impl Iterator<Item = Result<(u32, TargetIdentity), KernelError>> {
     loaded_maps().filter_map(move |info| match info.and_then(|info| identity(&info, own)) {
         Ok(found) => found.map(Ok),
-        // It belongs to one that ended meanwhile.
-        Err(MapError::SyscallError(error)) if error.io_error.kind() == NotFound => None,
+        // It belongs to one that ended meanwhile, or is a map that not even root may look at: a lock is not.
+        Err(MapError::SyscallError(error))
+            if matches!(error.io_error.kind(), NotFound | PermissionDenied) =>
+        {
+            None
+        }
         Err(error) => Some(Err(failed(error))),
     })
 }

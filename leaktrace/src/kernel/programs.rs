@@ -146,6 +146,16 @@ impl Programs {
         }
     }
 
+    /// Takes `probe` off where it was put last.
+    pub fn detach_last(&mut self, probe: Probe) {
+        let last = self.links.get_mut(&probe).and_then(Vec::pop);
+        if let (Some(link), Ok(program)) = (last, program(&mut self.ebpf, probe))
+            && let Err(error) = program.detach(link)
+        {
+            tracing::warn!("cannot detach `{}`: {error}", probe.name());
+        }
+    }
+
     /// Hands up to `most` records to `take`, oldest first; returns how many there were.
     pub fn drain(&mut self, most: usize, mut take: impl FnMut(&[u8])) -> usize {
         let mut drained = 0;

@@ -86,6 +86,8 @@ fn put_both(
             return Err(refused(target, on_return, entry, "the kernel would rewrite that NOP"));
         }
         put(programs, target, on_return, entry)?;
+        return put(programs, target, place.probe, point.address)
+            .inspect_err(|_refused| programs.detach_last(on_return));
     }
     put(programs, target, place.probe, point.address)
 }

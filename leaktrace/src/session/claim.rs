@@ -5,13 +5,14 @@ use std::time::{Duration, Instant};
 use leaktrace_common::config::TargetIdentity;
 
 use super::SessionError;
+use super::recognise::STARTING;
 use crate::cpython::{tables, version};
 use crate::gate::repair::{Repair, repair};
 use crate::kernel::KernelError;
 use crate::kernel::lock::{Holder, Lock};
 use crate::target::memory::ProcessMemory;
 use crate::target::module::Module;
-use crate::target::process::Process;
+use crate::target::process::{Process, ProcessError};
 
 /// How long the kernel may take to take off the probes of a leaktrace that was killed: its lock lives as long.
 const DYING: Duration = Duration::from_secs(10);
@@ -19,49 +20,87 @@ const DYING: Duration = Duration::from_secs(10);
 /// How often its lock is looked for meanwhile.
 const RETRY: Duration = Duration::from_millis(50);
 
-/// Takes the lock on `pid`.
-///
-/// # Errors
-/// The process is gone, or another leaktrace has the lock.
-pub(super) async fn claim(pid: u32) -> Result<Lock, SessionError> {
-    let identity = identity(pid)?;
-    let deadline = Instant::now() + DYING;
-    loop {
-        match Lock::take(identity)? {
-            Ok(lock) => return Ok(lock),
-            Err(holder) if holder == Holder::Living || Instant::now() >= deadline => {
-                return Err(KernelError::AlreadyTraced { pid: identity.pid }.into());
+/// A process that no other leaktrace traces while this lives.
+pub(super) struct Claim {
+    process: Process,
+    lock: Lock,
+}
+
+impl Claim {
+    /// Takes the lock on `pid`.
+    ///
+    /// # Errors
+    /// The process is gone, or another leaktrace has the lock.
+    pub(super) async fn on(pid: u32) -> Result<Self, SessionError> {
+        let process = Process::open(pid)?;
+        let identity = identity(&process)?;
+        let deadline = Instant::now() + DYING;
+        loop {
+            match Lock::take(identity)? {
+                Ok(lock) => return Ok(Self { process, lock }),
+                Err(holder) if holder == Holder::Living || Instant::now() >= deadline => {
+                    return Err(KernelError::AlreadyTraced { pid: identity.pid }.into());
+                }
+                Err(_) => tokio::time::sleep(RETRY).await,
             }
-            Err(_) => tokio::time::sleep(RETRY).await,
         }
+    }
+
+    /// Closes a gate that was left open: knowing the process's tables is enough.
+    ///
+    /// # Errors
+    /// It has no allocator tables that can be found, or is gone.
+    pub(super) fn close_left_open(&self) -> Result<Repair, SessionError> {
+        let pid = self.process.pid();
+        let module = Module::find(pid)?;
+        let memory =
+            ProcessMemory::open(pid).map_err(|cause| SessionError::Memory { pid, cause })?;
+        let version = version::find(&module, &memory)?;
+        let tables = tables::find(&module, &memory, &version)?;
+        self.check()?;
+        repair(&memory, &module, &tables).map_err(SessionError::Gate)
+    }
+
+    /// The lock alone.
+    ///
+    /// # Errors
+    /// The process is gone: what has its pid now is not locked.
+    pub(super) fn into_lock(self) -> Result<Lock, SessionError> {
+        self.check()?;
+        Ok(self.lock)
+    }
+
+    /// What was opened by number since is the same process as long as this one lives.
+    fn check(&self) -> Result<(), SessionError> {
+        if self.process.is_alive() {
+            return Ok(());
+        }
+        Err(ProcessError::NoSuchProcess { pid: self.process.pid() }.into())
     }
 }
 
-/// Closes a gate that was left open in `pid`, which is locked: knowing its tables is enough.
-///
-/// # Errors
-/// It has no allocator tables that can be found, or is gone.
-pub(super) fn close_left_open(pid: u32, _lock: &Lock) -> Result<Repair, SessionError> {
-    let module = Module::find(pid)?;
-    let memory = ProcessMemory::open(pid).map_err(|cause| SessionError::Memory { pid, cause })?;
-    let version = version::find(&module, &memory)?;
-    let tables = tables::find(&module, &memory, &version)?;
-    repair(&memory, &module, &tables).map_err(SessionError::Gate)
-}
-
-/// Locks `pid` and closes a gate that was left open in it: what `leaktrace doctor` does.
+/// Locks `pid` and closes a gate that was left open in it: what `leaktrace doctor` does. One that is just starting is
+/// waited for.
 ///
 /// # Errors
 /// It is no CPython, another leaktrace traces it, or it is gone.
 pub async fn heal(pid: u32) -> Result<Repair, SessionError> {
     crate::kernel::features::Kernel::check()?;
-    let lock = claim(pid).await?;
-    close_left_open(pid, &lock)
+    let claim = Claim::on(pid).await?;
+    let deadline = Instant::now() + STARTING;
+    loop {
+        match claim.close_left_open() {
+            Err(error) if error.may_pass() && Instant::now() < deadline => {
+                tokio::time::sleep(RETRY).await;
+            }
+            done => return done,
+        }
+    }
 }
 
 /// Who this is, in terms that every namespace agrees on.
-fn identity(pid: u32) -> Result<TargetIdentity, SessionError> {
-    let identity = Process::open(pid)?.identity()?;
+fn identity(process: &Process) -> Result<TargetIdentity, SessionError> {
+    let identity = process.identity()?;
     Ok(TargetIdentity {
         pid_namespace: identity.namespace,
         pid: u64::from(identity.pid),

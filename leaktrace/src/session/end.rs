@@ -1,6 +1,7 @@
 //! Notices that the target has ended, or has become another program.
 
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
@@ -22,6 +23,9 @@ pub(super) struct Watch {
 /// Looks in a row that may find the memory gone and the process still there, before that is taken for an `exec`: a
 /// process that ends gives up its memory a moment before it is gone.
 const PATIENCE: u32 = 3;
+
+/// How long to wait between two looks at the very end.
+const BETWEEN_LOOKS: Duration = Duration::from_millis(20);
 
 impl Watch {
     /// Watches `pid`.
@@ -51,6 +55,20 @@ impl Watch {
         }
         self.unreadable += 1;
         (self.unreadable > PATIENCE).then_some(End::TargetExec)
+    }
+
+    /// How a session really ended that is about to end in the way of `end`: a target that has just become another
+    /// program would be noticed too late.
+    pub(super) fn how_it_ended(&mut self, end: End, target: &Target) -> End {
+        let mut end = end;
+        for _ in 0..=PATIENCE {
+            if self.can_read(target) || matches!(end, End::TargetExited | End::TargetExec) {
+                break;
+            }
+            end = self.look(target).unwrap_or(end);
+            std::thread::sleep(BETWEEN_LOOKS);
+        }
+        end
     }
 
     /// Whether the target's memory is there.

@@ -31,6 +31,7 @@ pub use claim::heal;
 pub use recognise::Target;
 
 use attach::Attached;
+use claim::Claim;
 use cost::CostMeter;
 use end::Watch;
 use prediction::Verification;
@@ -237,9 +238,10 @@ impl Session {
         // Not until the process is locked does anything in it hold still: what is found before that is only to tell a
         // CPython from anything else.
         drop(Target::recognise(pid).await?);
-        let lock = claim::claim(pid).await?;
-        let repair = claim::close_left_open(pid, &lock)?;
+        let claim = Claim::on(pid).await?;
+        let repair = claim.close_left_open()?;
         let mut target = Target::recognise(pid).await?;
+        let lock = claim.into_lock()?;
         let mut warnings = std::mem::take(&mut target.warnings);
         if repair.closed > 0 {
             warnings.push("a gate that a killed leaktrace had left open was closed".to_owned());
@@ -329,14 +331,15 @@ impl Session {
                 let stack = symbolizer.stack(target.memory.as_ref(), id, end, frames);
                 aggregator.define_stack(id, stack);
             }
-            Ok(event) if !window.contains(&at_ns(&event)) => {}
             Ok(event) => {
                 if let Event::Free(free) = event
                     && let Some(ids) = symbolizer.freed(free.block)
                 {
                     stale.extend(ids);
                 }
-                aggregator.apply(&event);
+                if window.contains(&at_ns(&event)) {
+                    aggregator.apply(&event);
+                }
             }
             Err(_) => *malformed += 1,
         });
@@ -372,6 +375,7 @@ impl Session {
     /// # Errors
     /// The maps of the kernel side cannot be read any more.
     pub fn finish(mut self, end: End) -> Result<Traced, SessionError> {
+        let end = self.watch.how_it_ended(end, &self.target);
         self.close();
         std::thread::sleep(STRAGGLERS);
         if !self.attached.gate.is_closed() {

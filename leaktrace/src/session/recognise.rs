@@ -21,7 +21,7 @@ use crate::target::module::Module;
 use crate::target::process::{Process, ProcessError};
 
 /// How long a program that was just started may take until its interpreter is there.
-const STARTING: Duration = Duration::from_secs(5);
+pub(super) const STARTING: Duration = Duration::from_secs(5);
 
 /// How often either is looked for meanwhile.
 const RETRY: Duration = Duration::from_millis(50);

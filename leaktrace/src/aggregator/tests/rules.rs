@@ -27,6 +27,13 @@ fn a_free_that_passes_one_function_twice_is_one_free() {
 }
 
 #[test]
+fn what_debug_hooks_free_in_turn_is_the_same_block() {
+    let seen = after(&[raw_alloc(0x110, 1000, 1), obj_free(0x110), raw_free(0x100)]);
+    assert_eq!(numbers(&seen, 1, Domain::Raw), (1, 1, 0, 0));
+    assert_eq!((seen.totals().frees_seen, seen.totals().frees_of_older_blocks), (1, 0));
+}
+
+#[test]
 fn an_older_block_freed_through_both_gates_is_one_older_raw_block() {
     let seen = after(&[obj_free(0x10), raw_free(0x10)]);
     assert_eq!((seen.totals().frees_seen, seen.totals().frees_of_older_blocks), (1, 1));
