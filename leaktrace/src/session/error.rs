@@ -1,0 +1,72 @@
+//! Why there is no session: one line each, with what to do where something can be done.
+
+/// Why there is no session.
+#[derive(Debug, thiserror::Error)]
+pub enum SessionError {
+    /// The process is not there, or none of its own.
+    #[error(transparent)]
+    Process(#[from] crate::target::process::ProcessError),
+    /// It has no CPython.
+    #[error(transparent)]
+    Module(#[from] crate::target::module::ModuleError),
+    /// Its version is not known or not supported.
+    #[error(transparent)]
+    Version(#[from] crate::cpython::version::VersionError),
+    /// The layout of its version is not known.
+    #[error(transparent)]
+    Layout(#[from] crate::cpython::layout::LayoutError),
+    /// What it says of its own layout cannot be used.
+    #[error(transparent)]
+    DebugOffsets(#[from] crate::cpython::debug_offsets::DebugOffsetsError),
+    /// Its allocator tables are not found.
+    #[error(transparent)]
+    Tables(#[from] crate::cpython::tables::TablesError),
+    /// The kernel side.
+    #[error(transparent)]
+    Kernel(#[from] crate::kernel::KernelError),
+    /// Its memory cannot be opened.
+    #[error(
+        "cannot open the memory of `{pid}`: {cause}; run as root, and check that the process still runs"
+    )]
+    Memory {
+        /// The process.
+        pid: u32,
+        /// Why not.
+        cause: std::io::Error,
+    },
+    /// No `_PyRuntime`.
+    #[error("cannot trace `{pid}`: its CPython exports no `_PyRuntime`")]
+    NoRuntime {
+        /// The process.
+        pid: u32,
+    },
+    /// No interpreter behind `_PyRuntime`.
+    #[error(
+        "cannot trace `{pid}`: no interpreter of CPython {version} found in it; it is just starting or ending, or \
+         this build's structures differ from those that leaktrace knows"
+    )]
+    NoInterpreter {
+        /// The process.
+        pid: u32,
+        /// Its version.
+        version: crate::cpython::version::Version,
+    },
+    /// No function has a place for a probe.
+    #[error("nothing to probe: no allocator function of this CPython has a place for a probe")]
+    NothingToProbe,
+    /// The gate could not be opened or closed.
+    #[error("cannot write the allocator tables: {0}; the process has probably ended")]
+    Gate(std::io::Error),
+}
+
+impl SessionError {
+    /// Whether the same process may well be fine a moment later: it is starting, or changed while it was looked at.
+    pub(super) fn may_pass(&self) -> bool {
+        matches!(
+            self,
+            Self::NoInterpreter { .. }
+                | Self::DebugOffsets(_)
+                | Self::Version(crate::cpython::version::VersionError::Unknown { .. })
+        )
+    }
+}
