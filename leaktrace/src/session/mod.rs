@@ -22,9 +22,9 @@ use crate::aggregator::{Aggregator, Options as AggregatorOptions, Snapshot, Tota
 use crate::cpython::code::{CodeCache, Reason};
 use crate::gate::Outcome;
 use crate::gate::point::Kind;
+use crate::kernel::Programs;
 use crate::kernel::features::{Kernel, ReturnProbes};
 use crate::kernel::lock::Lock;
-use crate::kernel::{KernelError, Programs};
 use crate::report::End;
 use crate::target::process::Process;
 
