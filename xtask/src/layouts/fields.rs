@@ -77,7 +77,8 @@ pub(crate) const STRUCTURES: &[Wanted] = &[
             "ceval.gil",
             "obmalloc",
             "obmalloc.pools.used",
-            "obmalloc.mgmt",
+            "obmalloc.mgmt.arenas",
+            "obmalloc.mgmt.maxarenas",
         ],
     ),
     wanted(
@@ -97,9 +98,23 @@ pub(crate) const STRUCTURES: &[Wanted] = &[
     wanted(
         &["pool_header"],
         true,
-        &["ref.count", "freeblock", "nextpool", "prevpool", "szidx", "nextoffset"],
+        &[
+            "ref.count",
+            "freeblock",
+            "nextpool",
+            "prevpool",
+            "arenaindex",
+            "szidx",
+            "nextoffset",
+            "maxnextoffset",
+        ],
     ),
-    wanted(&["_obmalloc_state"], false, &["pools.used", "mgmt"]),
+    wanted(
+        &["arena_object"],
+        true,
+        &["address", "pool_address", "nfreepools", "ntotalpools", "freepools", "nextarena"],
+    ),
+    wanted(&["_obmalloc_state"], false, &["pools.used", "mgmt.arenas", "mgmt.maxarenas"]),
 ];
 
 /// Structures whose every field goes into the table.
