@@ -7,6 +7,7 @@ pub mod cpython;
 pub mod detector;
 pub mod gate;
 pub mod kernel;
+pub mod pools;
 pub mod report;
 pub mod session;
 pub mod stack;

@@ -1,5 +1,6 @@
 //! What CPython keeps where, seen from outside: versions, layouts, tables, threads, code objects and their lines.
 
+pub mod census;
 pub mod code;
 pub mod debug_offsets;
 #[cfg(test)]

@@ -6,6 +6,7 @@
 //! The layouts of objects, code and frames are the same in all releases of a minor version. `PyInterpreterState` and
 //! `_PyRuntimeState` are CPython's private matter: check what they lead to before you rely on it.
 
+mod arena;
 mod fields;
 mod table;
 #[cfg(test)]
@@ -15,6 +16,7 @@ use leaktrace_common::layout::{FrameLayout, PymallocLayout, ThreadLayout};
 use leaktrace_common::limits::FRAME_WORDS;
 use thiserror::Error;
 
+pub use arena::{ArenaFields, ArenaList};
 pub use fields::{
     CodeFields, DebugOffsetsFields, FrameFields, InterpreterFields, LineFormat, ObjectFields,
     Obmalloc, PoolFields, Position, RuntimeFields, TextFields, ThreadFields,
@@ -79,6 +81,8 @@ pub struct Layout {
     pub runtime: Option<RuntimeFields>,
     /// `struct pool_header`.
     pub pool: PoolFields,
+    /// `struct arena_object`.
+    pub arena: Option<ArenaFields>,
     /// `_Py_DebugOffsets`; from 3.13 on.
     pub debug_offsets: Option<DebugOffsetsFields>,
 }
@@ -100,6 +104,7 @@ impl Layout {
             interpreter: InterpreterFields::load(&table)?,
             runtime: RuntimeFields::load(&table)?,
             pool: PoolFields::load(&table, minor)?,
+            arena: ArenaFields::load(&table),
             debug_offsets: DebugOffsetsFields::load(&table)?,
             source: table.source,
         })

@@ -1,0 +1,175 @@
+//! The census: every pool of pymalloc, read from outside, and with it the exact number of live blocks by size.
+//!
+//! An arena's pools lie in a row; each begins with a header that says how many of its blocks are handed out. Their sum
+//! is what `sys.getallocatedblocks()` adds up (`_Py_GetAllocatedBlocks` in `Objects/obmalloc.c`). Pools that were
+//! never used are not touched, nor are those that are swapped out. Nothing but headers is read: one read a pool.
+//!
+//! The target may run meanwhile. What is read then is each pool's state at its own moment; a header that makes no
+//! sense is read again, and counted as skipped in the end.
+
+#![forbid(unsafe_code)]
+
+mod arenas;
+mod header;
+mod resident;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use super::layout::Layout;
+use crate::pools::{ArenaPools, PoolMap};
+use crate::target::memory::ReadMemory;
+use crate::target::module::Module;
+
+use arenas::Arena;
+pub use arenas::Arrays;
+use header::Header;
+pub use resident::Resident;
+
+/// Reads of one header that makes no sense, before it is skipped.
+const TRIES: u32 = 3;
+
+/// The blocks of one size.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Class {
+    /// Pools of this size with live blocks.
+    pub pools: u64,
+    /// Blocks that are handed out.
+    pub live: u64,
+    /// Blocks of these pools that are not.
+    pub free: u64,
+}
+
+/// What one walk over all pools found.
+#[derive(Clone, Debug, Default)]
+pub struct Census {
+    /// By bytes of a block.
+    pub classes: BTreeMap<u64, Class>,
+    /// Arenas with memory.
+    pub arenas: u64,
+    /// Bytes of these arenas, used or not.
+    pub held_bytes: u64,
+    /// Pools that were looked at, with those that follow.
+    pub pools: u64,
+    /// Pools whose header is swapped out: not looked at.
+    pub swapped: u64,
+    /// Pools whose header made no sense however often it was read, or could not be read.
+    pub skipped: u64,
+    /// Where which size of block is.
+    pub map: PoolMap,
+    /// How long it took.
+    pub took: Duration,
+}
+
+/// Why there is no census.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CensusError {
+    /// The version's table lacks the arenas.
+    #[error("the layout of its arenas is not known")]
+    NoLayout,
+    /// No array of arenas was found in the data.
+    #[error("its array of arenas was not found")]
+    NotFound,
+    /// Several were.
+    #[error("several arrays in its data look like its arenas")]
+    Ambiguous,
+    /// What the layout leads to cannot be an array of arenas.
+    #[error("its arenas are not where this version has them")]
+    Misplaced,
+    /// pymalloc has no memory: another allocator serves.
+    #[error("pymalloc holds no memory in it")]
+    Unused,
+}
+
+impl Census {
+    /// Counts. `arrays` is where earlier censuses found the arenas; `interpreters` are the addresses of all of them
+    /// (up to 3.11 they share their arenas, and none need be named).
+    ///
+    /// # Errors
+    /// [`CensusError`] says what was not found.
+    pub fn take(
+        memory: &dyn ReadMemory,
+        module: &Module,
+        layout: &Layout,
+        interpreters: &[u64],
+        arrays: &mut Arrays,
+        resident: &Resident,
+    ) -> Result<Self, CensusError> {
+        let started = Instant::now();
+        let arenas = arrays.arenas(memory, module, layout, interpreters)?;
+        let mut census = Self::default();
+        let mut maps = Vec::with_capacity(arenas.len());
+        for arena in &arenas {
+            maps.push(census.count(memory, layout, arena, resident)?);
+        }
+        if census.arenas == 0 {
+            return Err(CensusError::Unused);
+        }
+        census.map = PoolMap::new(layout.pool.pool_bytes, maps);
+        census.took = started.elapsed();
+        Ok(census)
+    }
+
+    /// Blocks that are handed out.
+    #[must_use]
+    pub fn live_blocks(&self) -> u64 {
+        self.classes.values().map(|class| class.live).sum()
+    }
+
+    /// Bytes of the blocks that are handed out, rounded up to their size class.
+    #[must_use]
+    pub fn live_bytes(&self) -> u64 {
+        self.classes.iter().map(|(bytes, class)| bytes * class.live).sum()
+    }
+
+    /// Whether every pool was looked at.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        self.swapped + self.skipped == 0
+    }
+
+    fn count(
+        &mut self,
+        memory: &dyn ReadMemory,
+        layout: &Layout,
+        arena: &Arena,
+        resident: &Resident,
+    ) -> Result<ArenaPools, CensusError> {
+        let fields = layout.arena.as_ref().ok_or(CensusError::NoLayout)?;
+        let pool_bytes = layout.pool.pool_bytes;
+        self.arenas += 1;
+        self.held_bytes += arena.held_bytes(pool_bytes);
+        let swapped = resident.swapped(arena.base..arena.used_end);
+        let mut classes = Vec::new();
+        for pool in (arena.base..arena.used_end).step_by(pool_bytes as usize) {
+            self.pools += 1;
+            let mut block_bytes = 0;
+            if swapped.contains(&pool) {
+                self.swapped += 1;
+            } else {
+                let read = || Header::read(memory, layout, fields, arena.index, pool);
+                match (0..TRIES).find_map(|_| read()) {
+                    Some(header) => {
+                        self.add(&header, layout);
+                        block_bytes = if header.live > 0 { header.block_bytes } else { 0 };
+                    }
+                    None => self.skipped += 1,
+                }
+            }
+            classes.push(block_bytes);
+        }
+        Ok(ArenaPools::new(arena.base, classes))
+    }
+
+    fn add(&mut self, header: &Header, layout: &Layout) {
+        // A pool without live blocks is on its arena's list, ready for any size.
+        if header.live > 0 {
+            let class = self.classes.entry(header.block_bytes).or_default();
+            class.pools += 1;
+            class.live += header.live;
+            class.free += header.capacity(layout) - header.live;
+        }
+    }
+}

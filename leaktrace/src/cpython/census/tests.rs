@@ -1,0 +1,74 @@
+//! The census against what real interpreters say of themselves.
+
+use std::collections::BTreeMap;
+
+use super::super::interpreters::{self, note};
+use super::super::layout::Layout;
+use super::super::runtime::Runtime;
+use super::{Arrays, Census, Resident};
+use crate::target::memory::ProcessMemory;
+use crate::target::module::Module;
+
+/// Fills some hundreds of arenas, empties some, and has pymalloc print its own statistics of each class; then it does
+/// nothing until it is told to end.
+const SCRIPT: &str = "
+import os, sys
+held = [bytes(i % 490) for i in range(300000)]
+more = [(i, [i]) for i in range(200000)]
+del held[100000:150000], more[::3]
+os.dup2(1, 2)
+sys._debugmallocstats()
+os.write(1, b'end\\n')
+os.read(0, 1)
+";
+
+/// Blocks of a class by which the two may differ: the calls between the statistics and the rest make and free some.
+const SLACK: u64 = 3;
+
+#[test]
+fn a_census_is_what_the_interpreter_says_of_each_class() {
+    for python in interpreters::all() {
+        let mut script = python.start(SCRIPT);
+        let said = classes(&script.lines());
+        assert!(said.len() > 20, "{} said nothing", python.name());
+        let layout = Layout::for_version(3, python.minor).expect("there is one");
+        let module = Module::find(script.pid()).expect("it runs");
+        let memory = ProcessMemory::open(script.pid()).expect("it runs");
+        let runtime = module.symbol("_PyRuntime");
+        let found = runtime.and_then(|runtime| Runtime::read(&memory, &layout, runtime));
+        let interpreters = found.map(|found| found.interpreters).unwrap_or_default();
+        let resident = Resident::of(script.pid());
+        let mut arrays = Arrays::default();
+        for round in 0..2 {
+            let census =
+                Census::take(&memory, &module, &layout, &interpreters, &mut arrays, &resident)
+                    .unwrap_or_else(|error| panic!("{}: {error}", python.name()));
+            note(&format!(
+                "{} round {round}: {} blocks, {} pools, {} arenas, {:?}",
+                python.name(),
+                census.live_blocks(),
+                census.pools,
+                census.arenas,
+                census.took
+            ));
+            assert!(census.is_complete(), "{}: {census:?}", python.name());
+            for (bytes, (pools, live)) in &said {
+                let class = census.classes.get(bytes).copied().unwrap_or_default();
+                let off = class.live.abs_diff(*live);
+                assert!(off <= SLACK, "{} {bytes}: {class:?}, not {live}", python.name());
+                assert!(class.pools.abs_diff(*pools) <= 1, "{} {bytes}: {class:?}", python.name());
+            }
+            let unsaid = census.classes.keys().any(|bytes| !said.contains_key(bytes));
+            assert!(!unsaid, "{}: {:?}", python.name(), census.classes.keys());
+        }
+    }
+}
+
+/// The lines `class size pools used free` of `_PyObject_DebugMallocStats`, by size.
+fn classes(lines: &[String]) -> BTreeMap<u64, (u64, u64)> {
+    let row = |line: &String| -> Option<Vec<u64>> {
+        line.split_whitespace().map(|word| word.parse().ok()).collect()
+    };
+    let rows = lines.iter().filter_map(row).filter(|row| row.len() == 5);
+    rows.map(|row| (row[1], (row[2], row[3]))).collect()
+}
