@@ -68,7 +68,7 @@ impl Aggregator {
         // A block that is live again was handed out to somebody else meanwhile, so this free is one of its own.
         let next = match (last, domain, freed) {
             (Last::ObjFree { block, older }, Domain::Raw, None) if block == event.block => {
-                self.shift_older_to_raw(older);
+                self.shift_older_to_raw(block, older);
                 Last::Nothing
             }
             (Last::ObjResize { old, .. }, Domain::Obj, None) if old == event.block => Last::Nothing,
@@ -81,7 +81,7 @@ impl Aggregator {
             // Nobody frees a block twice: one function that stands in several tables was passed twice on its way.
             (Last::RawFree { block }, _, None) if block == event.block => Last::Nothing,
             _ => {
-                self.death(freed, domain);
+                self.death(event.block, freed, domain);
                 match domain {
                     Domain::Obj => Last::ObjFree { block: event.block, older: freed.is_none() },
                     _ => Last::RawFree { block: event.block },
@@ -124,7 +124,7 @@ impl Aggregator {
             return after_birth(Last::Nothing, event.new, Domain::Obj);
         }
         // The death after the birth, so that the site's low does not dip by a block that only moves.
-        self.death(held, Domain::Obj);
+        self.death(event.old, held, Domain::Obj);
         let undo = held.is_none().then_some(undo);
         Last::ObjResize { old: event.old, new: event.new, undo }
     }
@@ -135,7 +135,7 @@ impl Aggregator {
         if let Last::ObjResize { old, new, undo: Some(undo) } = last
             && old == event.block
         {
-            self.unresize(new, undo);
+            self.unresize(old, new, undo);
         }
         let held = self.live.remove(event.block);
         self.totals.frees_seen += 1;
@@ -144,7 +144,7 @@ impl Aggregator {
             Some(block) => {
                 self.sites.change(block.site, self.axis.open).death(block.size);
             }
-            None => self.count_older(Domain::Raw),
+            None => self.count_older(event.block, Domain::Raw),
         }
         self.settle(last);
         *self.threads.last_of(event.head.tid) = Last::RawResize { old: event.block, held };
@@ -160,7 +160,7 @@ impl Aggregator {
         self.totals.frees_seen = self.totals.frees_seen.saturating_sub(1);
         match held {
             Some(block) => self.restore(old, block),
-            None => self.uncount_older(Domain::Raw),
+            None => self.uncount_older(old, Domain::Raw),
         }
     }
 
@@ -188,11 +188,11 @@ impl Aggregator {
         Undo { born: Some(block), displaced }
     }
 
-    fn death(&mut self, freed: Option<Block>, domain: Domain) {
+    fn death(&mut self, address: u64, freed: Option<Block>, domain: Domain) {
         self.totals.frees_seen += 1;
         match freed {
             Some(block) => self.end(&block),
-            None => self.count_older(domain),
+            None => self.count_older(address, domain),
         }
     }
 
@@ -217,9 +217,9 @@ impl Aggregator {
     }
 
     /// The realloc of an unknown block was a raw one: what pymalloc would have done with it did not happen.
-    fn unresize(&mut self, new: u64, undo: Undo) {
+    fn unresize(&mut self, old: u64, new: u64, undo: Undo) {
         self.totals.frees_seen = self.totals.frees_seen.saturating_sub(1);
-        self.uncount_older(Domain::Obj);
+        self.uncount_older(old, Domain::Obj);
         let Some(born) = undo.born else { return };
         if self.live.get(new) != Some(born) {
             return;
@@ -244,12 +244,14 @@ impl Aggregator {
         self.sites.change(block.site, self.axis.open).undeath(block.size);
     }
 
-    fn count_older(&mut self, domain: Domain) {
+    fn count_older(&mut self, address: u64, domain: Domain) {
+        self.books.older(address, 1);
         self.totals.frees_of_older_blocks += 1;
         *self.older_of(domain) += 1;
     }
 
-    fn uncount_older(&mut self, domain: Domain) {
+    fn uncount_older(&mut self, address: u64, domain: Domain) {
+        self.books.older(address, -1);
         let frees = &mut self.totals.frees_of_older_blocks;
         *frees = frees.saturating_sub(1);
         let older = self.older_of(domain);
@@ -257,10 +259,10 @@ impl Aggregator {
     }
 
     /// The raw gate tells whose block it was that the obj gate saw first.
-    fn shift_older_to_raw(&mut self, older: bool) {
+    fn shift_older_to_raw(&mut self, address: u64, older: bool) {
         if older {
-            self.uncount_older(Domain::Obj);
-            self.count_older(Domain::Raw);
+            self.uncount_older(address, Domain::Obj);
+            self.count_older(address, Domain::Raw);
         }
     }
 

@@ -106,6 +106,11 @@ impl LiveTable {
         Some(self.take_block(&slot))
     }
 
+    /// Every block's address.
+    pub(super) fn addresses(&self) -> impl Iterator<Item = u64> + '_ {
+        self.slots.iter().map(Slot::address)
+    }
+
     /// Every block's site and time of birth.
     pub(super) fn births(&self) -> impl Iterator<Item = (u32, u32)> + '_ {
         self.slots.iter().map(|slot| (slot.site, slot.born))

@@ -12,6 +12,7 @@
 #![forbid(unsafe_code)]
 
 mod apply;
+mod books;
 mod domain;
 mod live;
 mod series;
@@ -28,8 +29,10 @@ pub use series::{OlderFrees, Point};
 pub use site::Counts;
 pub use snapshot::{Distribution, SiteSnapshot, Snapshot};
 
+use crate::pools::PoolMap;
 use crate::stack::Stack;
 
+use books::Books;
 use live::LiveTable;
 use series::{Axis, LEAST_INTERVALS, MAX_INTERVALS};
 use sites::Sites;
@@ -76,6 +79,7 @@ pub struct Aggregator {
     sites: Sites,
     threads: Threads,
     totals: Totals,
+    books: Books,
     older: OlderFrees,
     older_points: Vec<OlderFrees>,
 }
@@ -91,6 +95,7 @@ impl Aggregator {
             sites: Sites::new(options.max_memory / 4),
             threads: Threads::default(),
             totals: Totals::default(),
+            books: Books::default(),
             older: OlderFrees::default(),
             older_points: Vec::new(),
         }
@@ -100,6 +105,25 @@ impl Aggregator {
     /// empty one. False where there is no memory for it: its blocks then go to the empty stack.
     pub fn define_stack(&mut self, id: u64, stack: Stack) -> bool {
         self.sites.define(id, stack)
+    }
+
+    /// The trace begins not when this was made but then, before any event.
+    pub fn begin(&mut self, started_at_ns: u64) {
+        self.options.started_at_ns = started_at_ns;
+        self.axis = Axis::new(started_at_ns);
+    }
+
+    /// Says where the pools were when the trace began, by which frees of older blocks are known to be pymalloc's.
+    pub fn know_pools(&mut self, pools: PoolMap) {
+        self.books = Books::new(pools);
+    }
+
+    /// By how many bytes, rounded up to size classes, the events so far changed what pymalloc hands out: blocks that
+    /// live in `pools` as they are now, less the older ones that were freed.
+    #[must_use]
+    pub fn net_pool_bytes(&self, pools: &PoolMap) -> i64 {
+        let live = self.live.addresses().filter_map(|address| pools.block_bytes(address));
+        live.sum::<u64>().cast_signed() - self.books.older_bytes()
     }
 
     /// How many events were lost so far.

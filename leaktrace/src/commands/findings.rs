@@ -29,6 +29,7 @@ pub(super) fn report(traced: &Traced, show_cmdline: Cmdline) -> Report {
             rss_end: traced.rss_end,
             limit_bytes: traced.limit_bytes,
         },
+        heap: traced.heap.clone(),
         counters: &counters,
         warnings,
     })

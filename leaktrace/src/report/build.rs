@@ -1,7 +1,8 @@
 //! Puts a report together from what the trace found.
 
 use super::document::{
-    Bytes, Counter, Frame, Growth, Memory, Report, SCHEMA, Seconds, Session, Site, Target,
+    Breakdown, Bytes, Counter, Frame, Growth, Memory, Report, SCHEMA, Seconds, SelfCheck, Session,
+    Site, Target,
 };
 use super::id::site_id;
 use super::package;
@@ -107,6 +108,23 @@ pub struct MemoryInfo {
     pub limit_bytes: Option<u64>,
 }
 
+/// What pymalloc's heap did, by the census; bytes are blocks times their size class.
+#[derive(Clone, Debug, Default)]
+pub struct HeapInfo {
+    /// In live blocks at the start.
+    pub live_start: Option<u64>,
+    /// In live blocks at the end.
+    pub live_end: Option<u64>,
+    /// In arenas at the end.
+    pub held_end: Option<u64>,
+    /// Percent of the change of the live bytes that the events explain; none where they changed little.
+    pub explained_pct: Option<f64>,
+    /// How well it was counted: `exact`, `partial` or `none`.
+    pub census: &'static str,
+    /// What the trace could verify of itself.
+    pub self_check: Option<SelfCheck>,
+}
+
 /// All that a report is made of.
 #[derive(Clone, Debug)]
 pub struct Findings<'a> {
@@ -120,6 +138,8 @@ pub struct Findings<'a> {
     pub session: SessionInfo,
     /// The process's memory.
     pub memory: MemoryInfo,
+    /// The process's heap.
+    pub heap: HeapInfo,
     /// What the kernel side counted.
     pub counters: &'a [(KernelCounter, u64)],
     /// What the reader should know, in sentences.
@@ -135,11 +155,15 @@ pub fn build(findings: Findings<'_>) -> Report {
         schema: SCHEMA,
         leaktrace: env!("CARGO_PKG_VERSION"),
         target: target(findings.target),
-        session: session(&findings.session, &findings.snapshot.totals),
+        session: session(&findings.session, &findings.snapshot.totals, &findings.heap),
         memory: Memory {
             rss_start: findings.memory.rss_start,
             rss_end: findings.memory.rss_end,
             limit_bytes: findings.memory.limit_bytes,
+            pymalloc_live_start: findings.heap.live_start,
+            pymalloc_live_end: findings.heap.live_end,
+            pymalloc_held_end: findings.heap.held_end,
+            breakdown: breakdown(&findings.heap),
             ..Memory::default()
         },
         sites: sites(findings.snapshot, findings.judgements),
@@ -160,7 +184,17 @@ fn target(target: TargetInfo) -> Target {
     }
 }
 
-fn session(session: &SessionInfo, totals: &Totals) -> Session {
+/// As far as the census knows: without one, nothing.
+fn breakdown(heap: &HeapInfo) -> Option<Breakdown> {
+    let (live, held) = (heap.live_end?, heap.held_end?);
+    Some(Breakdown {
+        python_live: Some(live),
+        pymalloc_free: Some(held.saturating_sub(live)),
+        ..Breakdown::default()
+    })
+}
+
+fn session(session: &SessionInfo, totals: &Totals, heap: &HeapInfo) -> Session {
     let (mode, budget_pct) = match session.mode {
         Mode::Exact => ("exact", None),
         Mode::Budget(percent) => ("budget", finite(percent)),
@@ -183,7 +217,8 @@ fn session(session: &SessionInfo, totals: &Totals) -> Session {
         frees_of_older_blocks: totals.frees_of_older_blocks,
         events_lost: totals.events_lost,
         window_overruns: session.window_overruns,
-        heap_growth_explained_pct: None,
+        heap_growth_explained_pct: heap.explained_pct.and_then(finite),
+        self_check: heap.self_check.clone(),
     }
 }
 

@@ -83,6 +83,22 @@ pub struct Session {
     pub window_overruns: u64,
     /// Share of the heap's true growth that the sites explain.
     pub heap_growth_explained_pct: Option<f64>,
+    /// What the trace could verify of itself; null where nothing was traced.
+    pub self_check: Option<SelfCheck>,
+}
+
+/// What a trace could verify of itself on the live process.
+#[derive(Clone, Debug, Serialize)]
+pub struct SelfCheck {
+    /// Whether the data show the allocator tables that the code led to: `agree` or `unchecked`.
+    pub tables: &'static str,
+    /// Whether predicted blocks were those handed out: `right`, `wrong`, `unproven` (too few were compared), or `none`
+    /// where nothing is predicted.
+    pub predictions: &'static str,
+    /// Percent of the stacks that were read and named in full.
+    pub stacks_pct: Option<f64>,
+    /// How pymalloc's blocks were counted: `exact`, `partial` (some pools could not be read) or `none`.
+    pub census: &'static str,
 }
 
 /// The process's memory, in bytes.

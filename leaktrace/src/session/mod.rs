@@ -5,9 +5,11 @@ mod claim;
 mod cost;
 mod end;
 mod error;
+mod heap;
 mod plan;
 mod prediction;
 mod recognise;
+mod self_check;
 mod symbolize;
 
 use std::collections::BTreeMap;
@@ -25,7 +27,7 @@ use crate::gate::point::Kind;
 use crate::kernel::Programs;
 use crate::kernel::features::{Kernel, ReturnProbes};
 use crate::kernel::lock::Lock;
-use crate::report::End;
+use crate::report::{End, HeapInfo};
 use crate::target::process::Process;
 
 pub use claim::heal;
@@ -36,6 +38,7 @@ use attach::Attached;
 use claim::Claim;
 use cost::CostMeter;
 use end::Watch;
+use heap::HeapCheck;
 use prediction::Verification;
 use symbolize::Symbolizer;
 
@@ -68,6 +71,7 @@ pub struct Session {
     options: Options,
     target: Target,
     aggregator: Aggregator,
+    heap: HeapCheck,
     symbolizer: Symbolizer,
     verification: Verification,
     cost: CostMeter,
@@ -116,6 +120,8 @@ pub struct Traced {
     pub rss_start: Option<u64>,
     /// Resident bytes of the target when it ended, or when it was last seen.
     pub rss_end: Option<u64>,
+    /// What the heap did, and whether what was seen explains it.
+    pub heap: HeapInfo,
     /// What the user should know.
     pub warnings: Vec<String>,
     /// The probes, which nothing hits any more, and the lock on the target. Dropping them takes them off, at some 0.1 s each: the report need not
@@ -195,13 +201,15 @@ impl Session {
             &mut programs,
             &mut warnings,
         )?;
-        open(&attached, &mut warnings)?;
-        let opened_ns = now_ns();
-        let aggregator = Aggregator::new(AggregatorOptions {
+        let mut aggregator = Aggregator::new(AggregatorOptions {
             max_memory: usize::try_from(options.max_memory).unwrap_or(usize::MAX),
-            started_at_ns: opened_ns,
+            started_at_ns: now_ns(),
             raw_free_seen: attached.raw_free_seen(),
         });
+        let heap = HeapCheck::start(&target, &mut aggregator);
+        open(&attached, &mut warnings)?;
+        let opened_ns = now_ns();
+        aggregator.begin(opened_ns);
         Ok(Self {
             symbolizer: Symbolizer::new(CodeCache::new(target.layout.clone(), code_type(&target))),
             about: About::of(&target.process),
@@ -213,6 +221,7 @@ impl Session {
             options,
             target,
             aggregator,
+            heap,
             verification,
             cost,
             watch,
@@ -314,6 +323,8 @@ impl Session {
             let _ = self.attached.gate.close();
         }
         let duration = self.started.elapsed();
+        let is_there = !matches!(end, End::TargetExited | End::TargetExec);
+        let census = is_there.then(|| self.heap.count_again(&self.target));
         if end != End::TargetExec {
             self.drain_rest();
         }
@@ -333,6 +344,15 @@ impl Session {
             let count = self.malformed;
             self.warnings.push(format!("{count} records of the kernel side could not be read"));
         }
+        let mut heap = self.heap.close_books(census, &self.aggregator, &mut self.warnings);
+        heap.self_check = Some(self_check::of(
+            &self.target,
+            &self.verification,
+            &counters,
+            self.symbolizer.whole_pct(),
+            heap.census,
+            &mut self.warnings,
+        ));
         let gate = self.attached.main_kind().filter(|_| self.options.gate);
         Ok(Traced {
             started_at: self.started_at,
@@ -348,6 +368,7 @@ impl Session {
             limit_bytes: self.limit_bytes,
             rss_start: self.rss_start,
             rss_end,
+            heap,
             warnings: self.warnings,
             target: self.target,
             probes: (self.programs, self.lock),

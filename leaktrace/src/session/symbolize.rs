@@ -21,13 +21,22 @@ pub(super) struct Symbolizer {
     stacks_of: FxHashMap<u64, Vec<u64>>,
     pairs: usize,
     unresolved: BTreeMap<Reason, u64>,
+    stacks: u64,
+    whole: u64,
 }
 
 impl Symbolizer {
     /// One that knows nothing yet.
     #[must_use]
     pub(super) fn new(codes: CodeCache) -> Self {
-        Self { codes, stacks_of: FxHashMap::default(), pairs: 0, unresolved: BTreeMap::new() }
+        Self {
+            codes,
+            stacks_of: FxHashMap::default(),
+            pairs: 0,
+            unresolved: BTreeMap::new(),
+            stacks: 0,
+            whole: 0,
+        }
     }
 
     /// The stack behind `id`, whose frames are `frames` as the record holds them: 16 bytes each.
@@ -39,6 +48,7 @@ impl Symbolizer {
         frames: &[u8],
     ) -> Stack {
         let mut named = Vec::new();
+        let unnamed = self.unnamed();
         let mut truncated = end != stack_end::COMPLETE;
         for frame in frames.as_chunks().0.iter().map(event::Frame::from_bytes) {
             if named.len() == MAX_FRAMES {
@@ -51,7 +61,20 @@ impl Symbolizer {
                 named.push(frame);
             }
         }
+        self.stacks += 1;
+        let is_whole = end != stack_end::FAULT && self.unnamed() == unnamed;
+        self.whole += u64::from(is_whole);
         Stack { frames: Arc::from(named), truncated }
+    }
+
+    /// Percent of the stacks of which every frame had a name and none could not be read; `None` without any.
+    #[must_use]
+    pub(super) fn whole_pct(&self) -> Option<f64> {
+        (self.stacks > 0).then(|| 100.0 * self.whole as f64 / self.stacks as f64)
+    }
+
+    fn unnamed(&self) -> u64 {
+        self.unresolved.values().sum()
     }
 
     /// Told of every free: if `block` was a code object, the ids of the stacks that name it.

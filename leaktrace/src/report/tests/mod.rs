@@ -102,6 +102,19 @@ fn report_of(aggregator: &Aggregator, seconds: u64) -> Report {
             rss_end: Some(101 << 20),
             limit_bytes: Some(512 << 20),
         },
+        heap: HeapInfo {
+            live_start: Some(40 << 20),
+            live_end: Some(41 << 20),
+            held_end: Some(48 << 20),
+            explained_pct: Some(99.9),
+            census: "exact",
+            self_check: Some(SelfCheck {
+                tables: "agree",
+                predictions: "right",
+                stacks_pct: Some(100.0),
+                census: "exact",
+            }),
+        },
         counters: &[(KernelCounter::StackCut, 12), (KernelCounter::AllocLost, 0)],
         warnings: vec!["the target runs under a debugger".to_owned()],
     })

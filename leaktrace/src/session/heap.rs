@@ -1,0 +1,129 @@
+//! Holds what was seen against what the heap did: a census before the gate opens and one after it has closed.
+
+use crate::aggregator::Aggregator;
+use crate::cpython::census::{Arrays, Census, CensusError, Resident};
+use crate::cpython::runtime::Runtime;
+use crate::report::HeapInfo;
+
+use super::recognise::Target;
+
+/// A heap that changed by less than this says nothing of what was seen: the report's contract.
+const LEAST_CHANGE: u64 = 1 << 20;
+
+/// Percent of the heap's change within which all is taken to have been seen. Where nothing was lost, 99.9 to 100.1 were
+/// measured on every build; what the target does between a census and the gate is the rest, some thousandths of a
+/// second beside a trace of at least one.
+const EXPLAINED_PCT: std::ops::RangeInclusive<f64> = 95.0..=105.0;
+
+/// The censuses of one session.
+pub(super) struct HeapCheck {
+    arrays: Arrays,
+    start: Result<Census, CensusError>,
+}
+
+impl HeapCheck {
+    /// Counts, and tells `aggregator` where the pools are. The gate is about to be opened.
+    pub(super) fn start(target: &Target, aggregator: &mut Aggregator) -> Self {
+        let mut arrays = Arrays::default();
+        let start = census(target, &mut arrays);
+        match &start {
+            Ok(census) => {
+                tracing::debug!(
+                    "census: {} blocks in {} pools, {:?}",
+                    census.live_blocks(),
+                    census.pools,
+                    census.took
+                );
+                aggregator.know_pools(census.map.clone());
+            }
+            Err(error) => tracing::debug!("no census: {error}"),
+        }
+        Self { arrays, start }
+    }
+
+    /// Counts again. The gate has just been closed.
+    pub(super) fn count_again(&mut self, target: &Target) -> Result<Census, CensusError> {
+        match &self.start {
+            Ok(_) => census(target, &mut self.arrays),
+            Err(error) => Err(*error),
+        }
+    }
+
+    /// What is known of the heap, once `aggregator` has seen all events; `end` is the census at the end, of a target
+    /// that was there for it.
+    pub(super) fn close_books(
+        self,
+        end: Option<Result<Census, CensusError>>,
+        aggregator: &Aggregator,
+        warnings: &mut Vec<String>,
+    ) -> HeapInfo {
+        let start = self.start.as_ref();
+        let mut heap = HeapInfo {
+            live_start: start.ok().map(Census::live_bytes),
+            census: "none",
+            ..HeapInfo::default()
+        };
+        match (start, end.as_ref().map(Result::as_ref)) {
+            (Ok(start), Some(Ok(end))) => {
+                heap.live_end = Some(end.live_bytes());
+                heap.held_end = Some(end.held_bytes);
+                let exact = start.is_complete() && end.is_complete();
+                heap.census = if exact { "exact" } else { "partial" };
+                heap.explained_pct = explained_pct(start, end, aggregator);
+                warnings.extend(unread(start, end));
+                warnings.extend(heap.explained_pct.and_then(|pct| words(pct, start, end)));
+            }
+            // Without pools there is nothing to count, and nothing to be said about it.
+            (Err(CensusError::Unused), _) | (_, None) => {}
+            (Err(error), _) | (_, Some(Err(error))) => warnings.push(format!(
+                "nothing checks that all of the heap's growth was seen: pymalloc's pools were not counted, {error}"
+            )),
+        }
+        heap
+    }
+}
+
+fn census(target: &Target, arrays: &mut Arrays) -> Result<Census, CensusError> {
+    let memory = target.memory.as_ref();
+    let runtime = target.module.symbol("_PyRuntime");
+    let runtime = runtime.and_then(|runtime| Runtime::read(memory, &target.layout, runtime));
+    let interpreters = runtime.map(|runtime| runtime.interpreters).unwrap_or_default();
+    let resident = Resident::of(target.process.pid());
+    Census::take(memory, &target.module, &target.layout, &interpreters, arrays, &resident)
+}
+
+/// Bytes by which the heap grew, or shrank.
+fn change(start: &Census, end: &Census) -> i64 {
+    end.live_bytes().cast_signed() - start.live_bytes().cast_signed()
+}
+
+fn explained_pct(start: &Census, end: &Census, aggregator: &Aggregator) -> Option<f64> {
+    let change = change(start, end);
+    let seen = aggregator.net_pool_bytes(&end.map);
+    (change.unsigned_abs() >= LEAST_CHANGE).then(|| 100.0 * seen as f64 / change as f64)
+}
+
+fn unread(start: &Census, end: &Census) -> Option<String> {
+    let swapped = start.swapped.max(end.swapped);
+    let skipped = start.skipped.max(end.skipped);
+    (swapped + skipped > 0).then(|| {
+        format!(
+            "the count of pymalloc's blocks lacks {swapped} pools that are swapped out and {skipped} that changed \
+             while they were read"
+        )
+    })
+}
+
+fn words(pct: f64, start: &Census, end: &Census) -> Option<String> {
+    if EXPLAINED_PCT.contains(&pct) {
+        return None;
+    }
+    let change = change(start, end);
+    let moved = if change > 0 { "grew" } else { "shrank" };
+    let mib = change.unsigned_abs() as f64 / f64::from(1 << 20);
+    Some(format!(
+        "what was seen explains {pct:.0} % of the heap's true change: pymalloc's live blocks {moved} by {mib:.1} MiB. \
+         Allocations or frees went unseen (lost or untracked, in code without a probe, in another interpreter, or \
+         around the trace itself): the numbers of lines are not the whole truth"
+    ))
+}
