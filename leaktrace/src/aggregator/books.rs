@@ -30,3 +30,23 @@ impl Books {
         self.older_bytes
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::Books;
+    use crate::pools::{ArenaPools, PoolMap};
+
+    #[test]
+    fn an_older_block_counts_by_the_pool_that_it_lay_in_at_the_start() {
+        let pools = PoolMap::new(0x4000, vec![ArenaPools::new(0x10_0000, [64, 0, 512])]);
+        let mut books = Books::new(pools);
+        books.older(0x10_0040, 1);
+        books.older(0x10_8040, 1);
+        // A pool without blocks then, and an address that is no pool: not pymalloc's.
+        books.older(0x10_4040, 1);
+        books.older(0x50_0000, 1);
+        assert_eq!(books.older_bytes(), 576);
+        books.older(0x10_8040, -1);
+        assert_eq!(books.older_bytes(), 64);
+    }
+}
