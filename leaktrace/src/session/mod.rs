@@ -201,11 +201,7 @@ impl Session {
             &mut programs,
             &mut warnings,
         )?;
-        let mut aggregator = Aggregator::new(AggregatorOptions {
-            max_memory: usize::try_from(options.max_memory).unwrap_or(usize::MAX),
-            started_at_ns: now_ns(),
-            raw_free_seen: attached.raw_free_seen(),
-        });
+        let mut aggregator = aggregator(options, &attached);
         let heap = HeapCheck::start(&target, &mut aggregator);
         open(&attached, &mut warnings)?;
         let opened_ns = now_ns();
@@ -395,6 +391,14 @@ impl Session {
         let deadline = Instant::now() + LAST_RECORDS;
         while self.drain() > 0 && Instant::now() < deadline {}
     }
+}
+
+fn aggregator(options: Options, attached: &Attached) -> Aggregator {
+    Aggregator::new(AggregatorOptions {
+        max_memory: usize::try_from(options.max_memory).unwrap_or(usize::MAX),
+        started_at_ns: now_ns(),
+        raw_free_seen: attached.raw_free_seen(),
+    })
 }
 
 /// When a record was made.
