@@ -1,4 +1,4 @@
-"""Holds blocks of many sizes; told to `grow`, drops half of them and makes four times as many, in the main thread."""
+"""Holds blocks of many sizes; told to `grow`, drops half of them and makes many more, in the main thread."""
 import protocol
 
 OLDER = [bytes(i % 480) for i in range(60000)]
@@ -9,7 +9,7 @@ HELD = []
 def grow():
     del OLDER[::2]
     del OLDER_LISTS[:10000]
-    for i in range(150000):
+    for i in range(60000):
         HELD.append((bytes(i % 400), i * 1.5))
         if i % 3 == 0:
             HELD.append({"n": i})

