@@ -12,10 +12,10 @@ use crate::target::memory::ReadMemory;
 use crate::target::module::Module;
 
 /// The oldest minor version of CPython 3 that leaktrace knows.
-pub const OLDEST_MINOR: u8 = 8;
+pub const OLDEST_MINOR: u8 = 7;
 
 /// The newest minor version of CPython 3 whose structures leaktrace knows.
-pub const NEWEST_MINOR: u8 = 13;
+pub const NEWEST_MINOR: u8 = 15;
 
 /// Bytes of the version text that are looked at: the buffer has 250 to 300.
 const TEXT_BYTES: usize = 300;

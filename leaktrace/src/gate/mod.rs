@@ -2,10 +2,10 @@
 //!
 //! With the pointer in the table moved back onto padding, the comparison by which optimised CPythons skip the table
 //! fails, every call goes through the table, hits the NOP (where the probe is) and falls into the same function.
-//! Opening and closing is a store of one byte for each slot, which no thread can see half done.
+//! Opening and closing is a store of one byte for each slot, which no thread can see half done; where the function lies
+//! on a 256-byte boundary and nothing else sees its calls, a store of the whole aligned pointer.
 //!
-//! **Safety of the target:** a slot is written only while it holds exactly what is expected, and only in the one byte
-//! in which the two addresses differ. Whoever copied the table while the gate was open (tracemalloc keeps such a
+//! **Safety of the target:** a slot is written only while it holds exactly what is expected, and never in two pieces. Whoever copied the table while the gate was open (tracemalloc keeps such a
 //! copy behind its `ctx`) has the open pointer; closing looks there as well.
 
 use std::io;
@@ -29,7 +29,7 @@ pub struct Slot {
     pub table: u64,
     /// The function: the value while the gate is closed.
     pub closed: u64,
-    /// The gate point: the value while it is open. Differs from `closed` in the lowest byte only.
+    /// The gate point: the value while it is open.
     pub open: u64,
 }
 
@@ -65,7 +65,6 @@ impl Gate {
     /// A gate of these slots, as it is found.
     #[must_use]
     pub fn new(memory: Arc<ProcessMemory>, mut slots: Vec<Slot>) -> Self {
-        slots.retain(|slot| slot.open ^ slot.closed <= 0xff);
         // Frees first: what is allocated through the gate is then also seen freed.
         slots.sort_by_key(|slot| slot.function != Function::Free);
         Self { memory, slots }
@@ -125,7 +124,7 @@ impl Gate {
         Ok(Outcome::Foreign)
     }
 
-    /// Replaces the pointer at `address` if it is `from`, by a store of its lowest byte.
+    /// Replaces the pointer at `address` if it is `from`.
     fn write(&self, address: u64, from: u64, to: u64) -> io::Result<Outcome> {
         let found = self.memory.read_u64(address).map_err(|_fault| gone())?;
         if found == to {
@@ -134,12 +133,12 @@ impl Gate {
         if found != from {
             return Ok(Outcome::Foreign);
         }
-        self.memory.write_byte(address, to as u8)?;
+        store(&self.memory, address, from, to)?;
         // Somebody may have replaced the pointer between the comparison and the store: a few microseconds, and CPython
         // writes its tables a few times in a process's life. Which of the two stores came last cannot be told then,
         // so nothing is written on top of it.
         let now = self.memory.read_u64(address).map_err(|_fault| gone())?;
-        if now != to && now ^ to > 0xff {
+        if now != to && now != from {
             tracing::warn!("the allocator table at {address:#x} changed while it was written");
         }
         Ok(Outcome::Written)
@@ -166,6 +165,16 @@ fn copies(memory: &ProcessMemory, address: u64) -> Vec<u64> {
         table = copies.last().map_or(0, |copy| copy.wrapping_sub(8));
     }
     copies
+}
+
+/// Stores `to` over `from` in one piece: the lowest byte where that is all in which they differ, which leaves the other
+/// bytes to whoever writes them at the same moment; else the whole pointer.
+fn store(memory: &ProcessMemory, address: u64, from: u64, to: u64) -> io::Result<()> {
+    if from ^ to <= 0xff {
+        memory.write_byte(address, to as u8)
+    } else {
+        memory.write_pointer(address, to)
+    }
 }
 
 fn gone() -> io::Error {

@@ -51,9 +51,8 @@ fn close(memory: &ProcessMemory, module: &Module, address: u64) -> io::Result<Op
     match classify(module, value) {
         Held::Closed => Ok(Some(false)),
         Held::Foreign => Ok(None),
-        Held::Open { function } if function ^ value > 0xff => Ok(None),
         Held::Open { function } => {
-            memory.write_byte(address, function as u8)?;
+            super::store(memory, address, value, function)?;
             Ok(Some(true))
         }
     }

@@ -59,9 +59,11 @@ fn place(
     let candidates = point::candidates(module, address)
         .into_iter()
         .filter(|point| match point.kind {
-            // Only CPython's own plain allocators are what its inlined paths compare with, and only a pointer that
-            // differs in one byte can be replaced at once.
-            Kind::Nop | Kind::Endbr => gate && plain && point.differs_in_low_byte_only,
+            // Only CPython's own plain allocators are what its inlined paths compare with. A pointer that differs in
+            // more than one byte is replaced as a whole, but only where no entry would see the calls instead.
+            Kind::Nop | Kind::Endbr => {
+                gate && plain && (point.differs_in_low_byte_only || tables.inlined)
+            }
             // Hooks are called through the table anyway. A plain function is, too, where nothing is inlined.
             Kind::Entry => !plain || !tables.inlined || !gate,
         })

@@ -1,8 +1,9 @@
 //! `cargo xtask layouts [--check] [PYTHON...]`: where CPython's structures keep their fields, out of the DWARF of real
 //! builds into `leaktrace/layouts/cpython-3.N.json`.
 //!
-//! Each PYTHON is an interpreter built with `-g`; without any, those of pyenv are taken. `--check` writes nothing and
-//! fails where a table differs from what is checked in.
+//! Each PYTHON is an interpreter built with `-g`, or `VERSION=FILE` with the detached debug information of one that
+//! need not run here, such as `3.14.10=python3.14.debug` out of a distribution's `-dbg` package. Without any, those of
+//! pyenv are taken. `--check` writes nothing and fails where a table differs from what is checked in.
 
 mod dwarf;
 mod fields;
@@ -30,27 +31,32 @@ struct Python {
     version: String,
     minor: String,
     binary: PathBuf,
+    /// How the table calls the file: that of detached debug information is named after nothing but a hash.
+    name: String,
 }
 
 /// What the command is for.
 pub(crate) const ABOUT: &str =
-    "[--check] [PYTHON...]  read CPython's structure layouts out of DWARF";
+    "[--check] [PYTHON | VERSION=FILE]...  read CPython's structure layouts out of DWARF";
 
 /// Runs the command.
 pub(crate) fn run(arguments: &[String]) -> Result<ExitCode> {
     let (flags, paths): (Vec<_>, Vec<_>) =
         arguments.iter().partition(|argument| argument.starts_with('-'));
     if let Some(unknown) = flags.iter().find(|flag| **flag != "--check") {
-        bail!("unknown option `{unknown}`; usage: cargo xtask layouts [--check] [PYTHON...]");
+        bail!(
+            "unknown option `{unknown}`; usage: cargo xtask layouts [--check] [PYTHON | VERSION=FILE]..."
+        );
     }
-    let mut paths: Vec<PathBuf> = paths.into_iter().map(PathBuf::from).collect();
-    if paths.is_empty() {
-        paths = pyenv_interpreters()?;
-    }
+    let pythons: Vec<Python> = if paths.is_empty() {
+        pyenv_interpreters()?.iter().map(|path| Python::ask(path)).collect::<Result<_>>()?
+    } else {
+        paths.into_iter().map(|argument| Python::named(argument)).collect::<Result<_>>()?
+    };
     let mut stale = 0;
-    for path in paths {
-        let python = Python::ask(&path)?;
-        let table = table(&python).with_context(|| format!("cannot read `{}`", path.display()))?;
+    for python in pythons {
+        let table =
+            table(&python).with_context(|| format!("cannot read `{}`", python.binary.display()))?;
         stale += usize::from(!settle(&python, &table, !flags.is_empty())?);
     }
     ensure!(stale == 0, "{stale} layout tables differ; run `cargo xtask layouts`");
@@ -101,6 +107,25 @@ fn pyenv_interpreters() -> Result<Vec<PathBuf>> {
 }
 
 impl Python {
+    /// An argument: `VERSION=FILE`, or an interpreter.
+    fn named(argument: &str) -> Result<Self> {
+        let Some((version, file)) = argument.split_once('=') else {
+            return Self::ask(Path::new(argument));
+        };
+        let (minor, micro) = version.rsplit_once('.').unwrap_or_default();
+        let number = |text: &str| text.parse::<u8>().is_ok();
+        ensure!(
+            minor.strip_prefix("3.").is_some_and(number) && number(micro),
+            "`{version}` is no full version such as 3.14.1"
+        );
+        Ok(Self {
+            version: version.to_owned(),
+            minor: minor.to_owned(),
+            binary: PathBuf::from(file),
+            name: "detached debug information".to_owned(),
+        })
+    }
+
     fn ask(path: &Path) -> Result<Self> {
         let output = Command::new(path)
             .args(["-I", "-c", QUESTION])
@@ -111,7 +136,9 @@ impl Python {
             bail!("`{}` does not say its version", path.display());
         };
         let minor = version.rsplit_once('.').context("a version has two dots")?.0.to_owned();
-        Ok(Self { version: version.to_owned(), minor, binary: PathBuf::from(binary) })
+        let binary = PathBuf::from(binary);
+        let name = binary.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        Ok(Self { version: version.to_owned(), minor, binary, name })
     }
 }
 
@@ -122,10 +149,9 @@ fn table(python: &Python) -> Result<String> {
     let types = Types::new(&sections)?;
     let table = Table::read(&types)?;
     ensure!(table.offsets.contains_key("PyCodeObject.co_name"), "it has no debug information");
-    let file = python.binary.file_name().unwrap_or_default().to_string_lossy();
     let document = json!({
         "python": python.minor,
-        "source": format!("CPython {}, DWARF of {file}", python.version),
+        "source": format!("CPython {}, DWARF of {}", python.version, python.name),
         "offsets": table.offsets,
         "pointers": table.pointers,
         "bits": table.bits,

@@ -151,7 +151,7 @@ impl Layout {
 
     /// What is needed to predict pymalloc; `usedpools` and `interpreter` are left 0.
     ///
-    /// `None` before 3.8: 3.6 and 3.7 are built with size classes 8 or 16 bytes apart, patches decide.
+    /// `None` where the table does not tell how far apart size classes are.
     #[must_use]
     pub fn pymalloc_layout(&self) -> Option<PymallocLayout> {
         Some(PymallocLayout {

@@ -16,6 +16,8 @@ const TABLES: &[(u8, &str)] = &[
     (11, include_str!("../../../layouts/cpython-3.11.json")),
     (12, include_str!("../../../layouts/cpython-3.12.json")),
     (13, include_str!("../../../layouts/cpython-3.13.json")),
+    (14, include_str!("../../../layouts/cpython-3.14.json")),
+    (15, include_str!("../../../layouts/cpython-3.15.json")),
 ];
 
 /// The minor versions of CPython 3 that there is a table for, ascending.

@@ -123,7 +123,8 @@ fn candidates_in(text: &impl Text, function: u64) -> Vec<GatePoint> {
     points.extend(behind_endbr(text, &range));
     points.extend(entry::points(text, &range));
     points.sort_by_key(|point| {
-        (point.kind, point.cost, point.steps, point.address.abs_diff(function))
+        let wide = !point.differs_in_low_byte_only;
+        (point.kind, wide, point.cost, point.steps, point.address.abs_diff(function))
     });
     points
 }
@@ -155,12 +156,11 @@ fn padding(text: &impl Text, function: u64) -> Option<Range<u64>> {
     (bytes.len() as u64 == length && nop::run(bytes).is_some()).then_some(start..function)
 }
 
-/// The NOPs in the padding from which `function` is reached. On a 256-byte boundary there are none: the table's pointer
-/// would differ in more than one byte, and could be seen half written.
+/// The NOPs in the padding from which `function` is reached. On a 256-byte boundary they differ from it in more than one
+/// byte: the table's pointer must be stored whole then.
 fn nops(text: &impl Text, function: u64) -> Vec<GatePoint> {
     let Some(padding) = padding(text, function) else { return Vec::new() };
     padding
-        .filter(|&address| differs_in_low_byte_only(address, function))
         .filter_map(|address| {
             let bytes = text.bytes(address, (function - address) as usize);
             let steps = nop::run(bytes)?;
@@ -171,7 +171,7 @@ fn nops(text: &impl Text, function: u64) -> Vec<GatePoint> {
                 length,
                 cost: Cost::Emulated,
                 steps: u8::try_from(steps).ok()?,
-                differs_in_low_byte_only: true,
+                differs_in_low_byte_only: differs_in_low_byte_only(address, function),
             })
         })
         .collect()

@@ -82,15 +82,19 @@ fn what_is_not_all_nops_is_no_padding() {
 }
 
 #[test]
-fn a_function_on_a_boundary_has_no_nop() {
+fn before_a_boundary_more_than_one_byte_differs() {
     let code = Code::new(0x4100, NOP8, &[RET]);
-    assert!(candidates_in(&code, 0x4100).iter().all(|point| point.kind != Kind::Nop));
+    let point = candidates_in(&code, 0x4100)[0];
+    assert_eq!((point.kind, point.address), (Kind::Nop, 0x40f8));
+    assert!(!point.differs_in_low_byte_only);
 }
 
 #[test]
-fn a_landing_must_not_cross_a_boundary() {
-    let code = Code::new(0x4104, &[b"\x90", NOP8].concat(), &[RET]);
-    assert!(candidates_in(&code, 0x4104).iter().all(|point| point.kind != Kind::Nop));
+fn a_landing_that_does_not_cross_a_boundary_goes_first() {
+    let code = Code::new(0x4104, &[NOP8, b"\x66\x90\x90"].concat(), &[RET]);
+    let points = candidates_in(&code, 0x4104);
+    assert_eq!((points[0].address, points[0].differs_in_low_byte_only), (0x4103, true));
+    assert!(points.iter().any(|point| point.address == 0x40f9 && !point.differs_in_low_byte_only));
 }
 
 #[test]
