@@ -1,7 +1,6 @@
 //! Every frame of every sampled stack, against what `traceback` says in the target.
 //!
 //! `LEAKTRACE_STACKS` (400) says how many stacks are sampled on each interpreter.
-#![expect(clippy::print_stdout, reason = "the figures are part of what the test is for")]
 
 use std::collections::BTreeMap;
 use std::time::Duration;
