@@ -12,6 +12,7 @@ use anyhow::{Result, bail};
 
 mod build_ebpf;
 mod demo;
+mod images;
 mod layouts;
 mod pythons;
 mod setup;
@@ -31,6 +32,7 @@ const TASKS: &[Task] = &[
     Task { name: "test", about: test::ABOUT, run: test::run },
     Task { name: "build-ebpf", about: build_ebpf::ABOUT, run: build_ebpf::run },
     Task { name: "layouts", about: layouts::ABOUT, run: layouts::run },
+    Task { name: "images", about: images::ABOUT, run: images::run },
     Task { name: "tidy", about: tidy::ABOUT, run: tidy::run },
     Task { name: "pythons", about: pythons::ABOUT, run: pythons::run },
 ];

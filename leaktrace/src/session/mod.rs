@@ -33,6 +33,7 @@ pub use claim::heal;
 pub use error::SessionError;
 pub use outcome::{About, Progress, Traced};
 pub use recognise::Target;
+pub use symbolize::Symbolizer;
 
 use attach::Attached;
 use claim::Claim;
@@ -40,7 +41,6 @@ use cost::CostMeter;
 use end::Watch;
 use heap::HeapCheck;
 use prediction::Verification;
-use symbolize::Symbolizer;
 
 /// Records that are taken from the ring buffer before anything else is looked at.
 const BATCH: usize = 100_000;

@@ -16,7 +16,7 @@ const MAX_PAIRS: usize = 1 << 20;
 
 /// Turns code objects into names, and knows which stacks a freed code object invalidates.
 #[derive(Debug)]
-pub(super) struct Symbolizer {
+pub struct Symbolizer {
     codes: CodeCache,
     stacks_of: FxHashMap<u64, Vec<u64>>,
     pairs: usize,
@@ -28,7 +28,7 @@ pub(super) struct Symbolizer {
 impl Symbolizer {
     /// One that knows nothing yet.
     #[must_use]
-    pub(super) fn new(codes: CodeCache) -> Self {
+    pub fn new(codes: CodeCache) -> Self {
         Self {
             codes,
             stacks_of: FxHashMap::default(),
@@ -40,13 +40,7 @@ impl Symbolizer {
     }
 
     /// The stack behind `id`, whose frames are `frames` as the record holds them: 16 bytes each.
-    pub(super) fn stack(
-        &mut self,
-        memory: &impl ReadMemory,
-        id: u64,
-        end: u32,
-        frames: &[u8],
-    ) -> Stack {
+    pub fn stack(&mut self, memory: &impl ReadMemory, id: u64, end: u32, frames: &[u8]) -> Stack {
         let mut named = Vec::new();
         let unnamed = self.unnamed();
         let mut truncated = end != stack_end::COMPLETE;
@@ -69,7 +63,7 @@ impl Symbolizer {
 
     /// Percent of the stacks of which every frame had a name and none could not be read; `None` without any.
     #[must_use]
-    pub(super) fn whole_pct(&self) -> Option<f64> {
+    pub fn whole_pct(&self) -> Option<f64> {
         (self.stacks > 0).then(|| 100.0 * self.whole as f64 / self.stacks as f64)
     }
 
@@ -78,7 +72,7 @@ impl Symbolizer {
     }
 
     /// Told of every free: if `block` was a code object, the ids of the stacks that name it.
-    pub(super) fn freed(&mut self, block: u64) -> Option<Vec<u64>> {
+    pub fn freed(&mut self, block: u64) -> Option<Vec<u64>> {
         // Not the cache is asked, which may have dropped the code object itself.
         let ids = self.stacks_of.remove(&block)?;
         self.codes.forget(block);
@@ -88,7 +82,7 @@ impl Symbolizer {
 
     /// Frames that could not be named, by the reason.
     #[must_use]
-    pub(super) fn unresolved(&self) -> &BTreeMap<Reason, u64> {
+    pub fn unresolved(&self) -> &BTreeMap<Reason, u64> {
         &self.unresolved
     }
 

@@ -18,7 +18,8 @@ use crate::target::memory::ReadMemory;
 
 pub use cache::{CacheStats, CodeCache, Resolved};
 
-/// Bytes of a line table that are read at most. The largest of the standard library has 14 KiB.
+/// Bytes of a line table that are read at most. The largest of the standard library has 14 KiB. Code with a larger one
+/// has no lines.
 const MAX_LINES: u64 = 1 << 20;
 
 /// Bytes of a code object's fixed part that are read at most; CPython 3.13's has 208.
@@ -43,9 +44,6 @@ pub enum Reason {
     /// What should be its line table is no bytes object.
     #[error("line table of a code object is no bytes object")]
     NotBytes,
-    /// Name or file has over 4,096 characters, or the line table over 1 MiB.
-    #[error("name, file or line table of a code object too long")]
-    TooLong,
 }
 
 /// A code object as the target had it.
@@ -60,14 +58,16 @@ pub struct Code {
     /// Bytes of bytecode before the first traceable instruction; `None` before 3.11, where frames are always complete.
     pub first_traceable: Option<i64>,
     line_format: LineFormat,
-    lines: Box<[u8]>,
+    /// `None` where the table is too long.
+    lines: Option<Box<[u8]>>,
 }
 
 impl Code {
-    /// The line of the instruction at byte `offset` of the bytecode; `None` where it has none.
+    /// The line of the instruction at byte `offset` of the bytecode; `None` where it has none, or where the table of
+    /// lines is too long.
     #[must_use]
     pub fn line(&self, offset: i32) -> Option<u32> {
-        line_at(self.line_format, &self.lines, self.first_line, offset)
+        line_at(self.line_format, self.lines.as_deref()?, self.first_line, offset)
     }
 
     /// Whether a frame at byte `offset` is still being set up, if it is no generator's (`_PyFrame_IsIncomplete` of
@@ -78,7 +78,7 @@ impl Code {
 
     /// Bytes that it takes beside its strings.
     fn bytes(&self) -> usize {
-        size_of::<Self>() + self.lines.len()
+        size_of::<Self>() + self.lines.as_deref().map_or(0, <[u8]>::len)
     }
 }
 
@@ -177,18 +177,18 @@ fn read_line_table(
     memory: &impl ReadMemory,
     layout: &Layout,
     address: u64,
-) -> Result<Box<[u8]>, Reason> {
+) -> Result<Option<Box<[u8]>>, Reason> {
     if !has_flag(memory, layout, address, BYTES_SUBCLASS)? {
         return Err(Reason::NotBytes);
     }
     let size = word(memory, address, layout.object.size)?;
     if size > MAX_LINES {
-        return Err(Reason::TooLong);
+        return Ok(None);
     }
     let mut table = vec![0; size as usize].into_boxed_slice();
     let start = address.wrapping_add(layout.object.bytes_start);
     memory.read_bytes(start, &mut table).map_err(|_fault| Reason::Unreadable)?;
-    Ok(table)
+    Ok(Some(table))
 }
 
 /// Whether the type of the object at `address` has a `tp_flags` bit.

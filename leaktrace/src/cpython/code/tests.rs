@@ -365,14 +365,13 @@ fn a_frame_that_is_being_set_up_is_no_frame_unless_it_is_a_generator() {
 #[test]
 fn what_is_no_code_object_has_a_reason() {
     let layout = layout(11);
-    let cases: [(u64, u64, u64, Reason); 7] = [
+    let cases: [(u64, u64, u64, Reason); 6] = [
         (CODE, layout.object.kind, STR, Reason::NotCode),
         (CODE, layout.object.kind, 1, Reason::NotCode),
         (CODE, layout.code.filename, LINES, Reason::NotText),
         (CODE, layout.code.lines, FILE, Reason::NotBytes),
         (CODE, layout.code.lines, u64::MAX, Reason::Unreadable),
-        (NAME, layout.text.length, u64::MAX, Reason::TooLong),
-        (LINES, layout.object.size, u64::MAX, Reason::TooLong),
+        (NAME, layout.text.length, u64::MAX, Reason::NotText),
     ];
     for (object, offset, value, reason) in cases {
         let mut memory = made(&layout, "f");
@@ -382,6 +381,58 @@ fn what_is_no_code_object_has_a_reason() {
         assert_eq!(read(&memory, &layout, CODE, None), Err(reason), "{offset} = {value:#x}");
     }
     assert_eq!(read(&Made::default(), &layout, u64::MAX, None), Err(Reason::Unreadable));
+}
+
+#[test]
+fn a_name_that_is_too_long_is_cut_and_marked() {
+    let name = "n".repeat(4096);
+    for (given, wanted) in [(name.clone(), name.clone()), (name.clone() + "n", name + "\u{2026}")] {
+        let memory = made(&layout(12), &given);
+        assert_eq!(&*read(&memory, &layout(12), CODE, None).unwrap().function, wanted);
+    }
+    // A length that no memory is behind.
+    let mut memory = made(&layout(12), "short");
+    let mut bytes = memory.0[&NAME].clone();
+    set(&mut bytes, layout(12).text.length, 1 << 40);
+    memory.put(NAME, &bytes);
+    assert_eq!(read(&memory, &layout(12), CODE, None), Err(Reason::Unreadable));
+}
+
+#[test]
+fn code_with_a_line_table_that_is_too_long_has_its_name_and_no_line() {
+    for minor in [8, 10, 12] {
+        let layout = layout(minor);
+        let mut memory = made(&layout, "f");
+        let mut bytes = memory.0[&LINES].clone();
+        set(&mut bytes, layout.object.size, (1 << 20) + 1);
+        memory.put(LINES, &bytes);
+        let code = read(&memory, &layout, CODE, None).unwrap();
+        assert_eq!((&*code.function, code.line(8)), ("f", None));
+    }
+}
+
+#[test]
+fn bytes_of_a_file_name_that_are_no_utf_8_stay_apart() {
+    let layout = layout(12);
+    let mut memory = made(&layout, "f");
+    let file = |last: u16| {
+        let mut bytes = vec![0; layout.text.compact_bytes as usize];
+        set(&mut bytes, layout.object.kind, STR);
+        set(&mut bytes, layout.text.length, 3);
+        set(
+            &mut bytes,
+            layout.text.state,
+            2 << layout.text.kind_bit | 1 << layout.text.compact_bit,
+        );
+        for unit in [0x00e9, 0x540d, last] {
+            bytes.extend(u16::to_le_bytes(unit));
+        }
+        bytes
+    };
+    for (last, wanted) in [(0xdce9, "é名\\udce9"), (0xdcea, "é名\\udcea"), (0x0041, "é名A")] {
+        memory.put(FILE, &file(last));
+        assert_eq!(&*read(&memory, &layout, CODE, None).unwrap().file, wanted);
+    }
 }
 
 #[test]

@@ -1,16 +1,27 @@
 //! Python strings out of the target's memory, in all forms that CPython has had since 3.6 (PEP 393).
 
+use std::fmt::Write as _;
+
 use super::super::layout::Layout;
 use super::{Reason, has_flag, word};
 use crate::target::memory::ReadMemory;
 
-/// Characters of a string that are read at most: `PATH_MAX`.
+/// Characters of a string that are read at most: `PATH_MAX`. What is longer ends with [`CUT`].
 const MAX_CHARS: u64 = 4096;
+
+/// Stands for the characters that are left out.
+const CUT: char = '\u{2026}';
+
+/// No string is longer (`PY_SSIZE_T_MAX`): something else lies there.
+const MAX_LENGTH: u64 = i64::MAX as u64;
 
 /// `Py_TPFLAGS_UNICODE_SUBCLASS` (`Include/object.h`, the same since 3.0).
 const UNICODE_SUBCLASS: u64 = 1 << 28;
 
-/// Reads the string at `address`. Lone surrogates become U+FFFD.
+/// Reads the string at `address`, or the beginning of one that is too long.
+///
+/// Lone surrogates, which stand for the bytes of file names that are no UTF-8 (PEP 383), become `\udce9`, as in Python's
+/// own tracebacks: names that differ stay different.
 ///
 /// Strings that are not ready (`wchar_t` only, before 3.12) are refused: names of code objects never are.
 pub(super) fn read(
@@ -22,8 +33,8 @@ pub(super) fn read(
         return Err(Reason::NotText);
     }
     let chars = word(memory, address, layout.text.length)?;
-    if chars > MAX_CHARS {
-        return Err(Reason::TooLong);
+    if chars > MAX_LENGTH {
+        return Err(Reason::NotText);
     }
     let state = address.wrapping_add(layout.text.state);
     let state = memory.read_u32(state).map_err(|_fault| Reason::Unreadable)?;
@@ -32,9 +43,13 @@ pub(super) fn read(
     if !matches!(kind, 1 | 2 | 4) {
         return Err(Reason::NotText);
     }
-    let mut bytes = vec![0; (chars * u64::from(kind)) as usize];
+    let mut bytes = vec![0; (chars.min(MAX_CHARS) * u64::from(kind)) as usize];
     memory.read_bytes(start, &mut bytes).map_err(|_fault| Reason::Unreadable)?;
-    Ok(decode(kind, &bytes))
+    let mut text = decode(kind, &bytes);
+    if chars > MAX_CHARS {
+        text.push(CUT);
+    }
+    Ok(text)
 }
 
 /// Where the characters begin.
@@ -59,13 +74,27 @@ fn bits(word: u32, first: u32, width: u32) -> u32 {
 
 /// The characters of `kind` bytes each.
 fn decode(kind: u32, bytes: &[u8]) -> String {
-    let char_of = |point| char::from_u32(point).unwrap_or(char::REPLACEMENT_CHARACTER);
+    let mut text = String::with_capacity(bytes.len());
     match kind {
-        1 => bytes.iter().map(|&byte| char::from(byte)).collect(),
+        1 => text.extend(bytes.iter().map(|&byte| char::from(byte))),
         2 => {
             let points = bytes.as_chunks().0.iter();
-            points.map(|&pair| char_of(u32::from(u16::from_le_bytes(pair)))).collect()
+            points.for_each(|&pair| push(&mut text, u32::from(u16::from_le_bytes(pair))));
         }
-        _ => bytes.as_chunks().0.iter().map(|&four| char_of(u32::from_le_bytes(four))).collect(),
+        _ => {
+            let points = bytes.as_chunks().0.iter();
+            points.for_each(|&four| push(&mut text, u32::from_le_bytes(four)));
+        }
+    }
+    text
+}
+
+fn push(text: &mut String, point: u32) {
+    const SURROGATES: std::ops::RangeInclusive<u32> = 0xd800..=0xdfff;
+    match char::from_u32(point) {
+        Some(known) => text.push(known),
+        // Nothing can go wrong where a string is written to.
+        None if SURROGATES.contains(&point) => drop(write!(text, "\\u{point:x}")),
+        None => text.push(char::REPLACEMENT_CHARACTER),
     }
 }
