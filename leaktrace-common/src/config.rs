@@ -22,9 +22,36 @@ pub struct Config {
     pub frame: FrameLayout,
     /// The pools.
     pub pymalloc: PymallocLayout,
+    /// The forks.
+    pub forks: Forks,
 }
 
-const _: () = assert!(size_of::<Config>() == 8 * (3 + 7 + 9 + 5));
+/// How the target and its children are told from other processes when a process is made: offsets are the kernel's own,
+/// from its BTF.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Forks {
+    /// Offset of `tgid` in `task_struct`.
+    pub tgid: u64,
+    /// Offset of `thread_pid` there.
+    pub thread_pid: u64,
+    /// Offset of `level` in `struct pid`.
+    pub level: u64,
+    /// Offset of `numbers` there.
+    pub numbers: u64,
+    /// Bytes of one of these numbers, which begins with the pid.
+    pub number_bytes: u64,
+    /// Device of the target's pid namespace, as the kernel encodes it.
+    pub device: u64,
+    /// Inode of that namespace; 0 where forks are not noticed.
+    pub inode: u64,
+    /// The target's pid in it.
+    pub pid: u64,
+    /// How many pid namespaces lie between the one whose pids userspace sees and the target's own.
+    pub depth: u64,
+}
+
+const _: () = assert!(size_of::<Config>() == 8 * (3 + 7 + 9 + 5 + 9));
 
 // SAFETY: `Config` is `repr(C)` and made of `u64` alone: no padding, no pointer, every bit pattern is valid.
 #[cfg(feature = "user")]

@@ -80,7 +80,9 @@ counters! {
     NoFrame = 18, "no_frame", false, "allocations outside of any Python frame";
     /// Fresh pools whose block was found at the next event.
     FreshPoolFound = 19, "fresh_pool_found", false, "first blocks of fresh pools found at the following event";
+    /// A child of the target was made, and userspace could not be told.
+    ForkLost = 20, "fork_lost", false, "forked children that leaktrace was not told of: their gate may be open";
 }
 
 /// Slots of the counter map: one more than the highest number.
-pub const SLOTS: u32 = 20;
+pub const SLOTS: u32 = 21;

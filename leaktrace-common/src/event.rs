@@ -35,6 +35,8 @@ pub mod kind {
     pub const REALLOC_FREE: u16 = 5;
     /// [`Free`](super::Free): a raw `realloc` returned NULL, its old block is still there.
     pub const REALLOC_FAILED: u16 = 6;
+    /// [`Fork`](super::Fork): the target, or a child of its, made a process. In a ring buffer of its own.
+    pub const FORK: u16 = 7;
 }
 
 /// The allocator domains of records.
@@ -124,11 +126,36 @@ pub struct Frame {
     pub owner: u32,
 }
 
+/// A process was made by the target or by one of its descendants, whose tables it has a copy of, unless it shares their
+/// memory.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Fork {
+    /// Kind [`kind::FORK`]; domain 0; the thread that made it.
+    pub head: Head,
+    /// Its pid, as userspace sees it.
+    pub pid: u32,
+    /// Its pid, as the initial pid namespace numbers it.
+    pub tgid: u32,
+    /// The flags of `clone`.
+    pub flags: u64,
+}
+
+/// Flags of `clone` (`include/uapi/linux/sched.h`).
+pub mod clone_flag {
+    /// The new process shares the memory of the one that made it, until it ends or runs another program.
+    pub const VM: u64 = 0x100;
+    /// No process is made, but a thread.
+    pub const THREAD: u64 = 0x1_0000;
+}
+
 const _: () = assert!(size_of::<Head>() == 16);
 const _: () = assert!(size_of::<Alloc>() == 40);
 const _: () = assert!(size_of::<Free>() == 24);
 const _: () = assert!(size_of::<Realloc>() == 48);
 const _: () = assert!(size_of::<Frame>() == 16);
+const _: () = assert!(size_of::<Fork>() == 32);
+const _: () = assert!(core::mem::offset_of!(Fork, flags) == 24);
 const _: () = assert!(core::mem::offset_of!(Stack, frames) == 32);
 
 /// A record as userspace reads it.
@@ -168,6 +195,45 @@ impl Frame {
 }
 
 #[cfg(feature = "user")]
+impl Head {
+    fn read(record: &mut &[u8]) -> Result<Self, TryGetError> {
+        Ok(Self {
+            kind: record.try_get_u16_le()?,
+            domain: record.try_get_u16_le()?,
+            tid: record.try_get_u32_le()?,
+            at_ns: record.try_get_u64_le()?,
+        })
+    }
+}
+
+#[cfg(feature = "user")]
+impl Fork {
+    /// Reads one record of the ring buffer of forks.
+    ///
+    /// # Errors
+    /// [`Malformed`] where it is of another kind, or too short.
+    pub fn parse(record: &[u8]) -> Result<Self, Malformed> {
+        let fork = Self::read(record).map_err(|_short| Malformed)?;
+        if fork.head.kind == kind::FORK { Ok(fork) } else { Err(Malformed) }
+    }
+
+    fn read(mut record: &[u8]) -> Result<Self, TryGetError> {
+        Ok(Self {
+            head: Head::read(&mut record)?,
+            pid: record.try_get_u32_le()?,
+            tgid: record.try_get_u32_le()?,
+            flags: record.try_get_u64_le()?,
+        })
+    }
+
+    /// Whether it shares the memory of the process that made it.
+    #[must_use]
+    pub const fn shares_memory(&self) -> bool {
+        self.flags & clone_flag::VM != 0
+    }
+}
+
+#[cfg(feature = "user")]
 impl<'a> Event<'a> {
     /// Reads one record.
     ///
@@ -179,12 +245,7 @@ impl<'a> Event<'a> {
 
     /// `None` for a kind that is not known.
     fn read(mut record: &'a [u8]) -> Result<Option<Self>, TryGetError> {
-        let head = Head {
-            kind: record.try_get_u16_le()?,
-            domain: record.try_get_u16_le()?,
-            tid: record.try_get_u32_le()?,
-            at_ns: record.try_get_u64_le()?,
-        };
+        let head = Head::read(&mut record)?;
         Ok(Some(match head.kind {
             kind::ALLOC => Self::Alloc(Alloc {
                 head,

@@ -27,3 +27,9 @@ pub const IN_FLIGHT: u32 = 8_192;
 
 /// Bytes of the event ring buffer: at 400,000 events of 48 bytes a second it bridges three seconds without a reader.
 pub const RING_BYTES: u32 = 64 << 20;
+
+/// Bytes of the ring buffer of forks: 1,600 of them between two looks, which are some hundredths of a second apart.
+pub const FORK_RING_BYTES: u32 = 64 << 10;
+
+/// Descendants of the target whose forks are noticed as well, until userspace has seen to them.
+pub const DESCENDANTS: u32 = 8_192;

@@ -3,7 +3,7 @@
 //! Every field is read by itself, and volatile: the compiler must not take the zeros of this file for the values, and
 //! a copy of the whole would fill half of the BPF stack.
 
-use leaktrace_common::config::Config;
+use leaktrace_common::config::{Config, Forks};
 use leaktrace_common::layout::{FrameLayout, PymallocLayout, ThreadLayout};
 
 /// Overwritten by the loader. The zeros are what the object file carries.
@@ -38,6 +38,17 @@ static CONFIG: Config = Config {
         pool_bytes: 0,
         pool_header: 0,
         class_shift: 0,
+    },
+    forks: Forks {
+        tgid: 0,
+        thread_pid: 0,
+        level: 0,
+        numbers: 0,
+        number_bytes: 0,
+        device: 0,
+        inode: 0,
+        pid: 0,
+        depth: 0,
     },
 };
 
@@ -105,5 +116,21 @@ pub(crate) fn pymalloc() -> PymallocLayout {
         pool_bytes: load!(pymalloc.pool_bytes),
         pool_header: load!(pymalloc.pool_header),
         class_shift: load!(pymalloc.class_shift),
+    }
+}
+
+/// How forks are noticed.
+#[inline(always)]
+pub(crate) fn forks() -> Forks {
+    Forks {
+        tgid: load!(forks.tgid),
+        thread_pid: load!(forks.thread_pid),
+        level: load!(forks.level),
+        numbers: load!(forks.numbers),
+        number_bytes: load!(forks.number_bytes),
+        device: load!(forks.device),
+        inode: load!(forks.inode),
+        pid: load!(forks.pid),
+        depth: load!(forks.depth),
     }
 }

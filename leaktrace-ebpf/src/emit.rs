@@ -3,9 +3,9 @@
 use aya_ebpf::bindings::BPF_RB_NO_WAKEUP;
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use leaktrace_common::counter::Counter;
-use leaktrace_common::event::{Alloc, Free, Head, Realloc, kind};
+use leaktrace_common::event::{Alloc, Fork, Free, Head, Realloc, kind};
 
-use crate::maps::{EVENTS, count};
+use crate::maps::{EVENTS, FORKS, count};
 
 /// Submit without waking the reader: it comes by itself, many times a second.
 pub(crate) const NO_WAKEUP: u64 = BPF_RB_NO_WAKEUP as u64;
@@ -45,4 +45,15 @@ pub(crate) fn free(kind: u16, domain: u16, tid: u32, block: u64) {
 pub(crate) fn realloc(domain: u16, tid: u32, old: u64, new: u64, size: u64, stack: u64) {
     let head = head(kind::REALLOC, domain, tid);
     submit(Realloc { head, old, new, size, stack }, Counter::ReallocLost);
+}
+
+/// A process was made.
+#[inline(always)]
+pub(crate) fn fork(tid: u32, pid: u32, tgid: u32, flags: u64) {
+    let Some(mut entry) = FORKS.reserve::<Fork>(0) else {
+        count(Counter::ForkLost);
+        return;
+    };
+    entry.write(Fork { head: head(kind::FORK, 0, tid), pid, tgid, flags });
+    entry.submit(NO_WAKEUP);
 }

@@ -4,7 +4,9 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf};
 use leaktrace_common::config::{TargetIdentity, switch};
 use leaktrace_common::counter::{Counter, SLOTS};
-use leaktrace_common::limits::{IN_FLIGHT, KNOWN_STACKS, RING_BYTES};
+use leaktrace_common::limits::{
+    DESCENDANTS as MOST_DESCENDANTS, FORK_RING_BYTES, IN_FLIGHT, KNOWN_STACKS, RING_BYTES,
+};
 
 /// Records for userspace, written by the programs, read by a timer: no record wakes the reader up.
 #[map]
@@ -26,6 +28,16 @@ pub(crate) static IN_RAW: HashMap<u64, Call> = HashMap::with_max_entries(IN_FLIG
 /// the GIL is held from one to the other.
 #[map]
 pub(crate) static FRESH: Array<Call> = Array::with_max_entries(1, 0);
+
+/// Records of processes that the target made. Not among the others, which can fill their buffer and keep the reader
+/// busy: a child's gate must be closed soon.
+#[map]
+pub(crate) static FORKS: RingBuf = RingBuf::with_byte_size(FORK_RING_BYTES, 0);
+
+/// Descendants of the target whose own children have its tables as well: by thread group, as the initial pid namespace
+/// numbers it, the level of the pid namespace that userspace sees. Userspace removes those it has seen to.
+#[map]
+pub(crate) static DESCENDANTS: HashMap<u32, u32> = HashMap::with_max_entries(MOST_DESCENDANTS, 0);
 
 /// Counts of [`Counter`]s, by number.
 #[map]

@@ -9,6 +9,8 @@ pub enum Found {
     Nothing,
     /// An open gate, which is closed now.
     OpenGate,
+    /// None in the process itself, but open gates in children, which are closed now.
+    OpenGateInChildren,
 }
 
 /// Has the doctor look at `pid`.
@@ -24,7 +26,11 @@ pub fn doctor(pid: u32) -> Found {
     assert!(output.status.success(), "doctor ended with {}: {complaint}", output.status);
     assert_eq!(said.lines().count(), 1, "{said}");
     if said.contains("no gate left open") && !said.contains("copies") {
-        return Found::Nothing;
+        return if said.contains("; closed one in") {
+            Found::OpenGateInChildren
+        } else {
+            Found::Nothing
+        };
     }
     assert!(said.contains("closed a gate") || said.contains("copies"), "{said}");
     Found::OpenGate

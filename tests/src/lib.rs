@@ -5,12 +5,14 @@
 
 mod doctor;
 mod python;
+mod slots;
 mod symbols;
 mod target;
 mod tracer;
 
 pub use doctor::{Found, doctor};
 pub use python::{Python, debian_python, old_pythons, pythons};
+pub use slots::Slots;
 pub use symbols::SymbolProbes;
 pub use target::{Target, workload};
 pub use tracer::{Ended, Report, Site, Tracer, leaktrace};

@@ -4,6 +4,7 @@
 //! `malloc(ctx, size)`, `calloc(ctx, count, size)`, `realloc(ctx, block, size)`, `free(ctx, block)`.
 
 mod calibrate;
+mod new_task;
 mod obj;
 mod raw;
 

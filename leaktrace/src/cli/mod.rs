@@ -51,7 +51,7 @@ enum TypedCommand {
     Trace(TraceFlags),
     /// Start a small leaking service and trace it: what to run first
     Demo(DemoFlags),
-    /// Find what a killed leaktrace left behind in a process, and put it right
+    /// Find what a killed leaktrace left behind in a process and its children, and put it right
     Doctor(DoctorFlags),
 }
 

@@ -65,6 +65,7 @@ fn session(traced: &Traced) -> SessionInfo {
         coverage_pct: traced.coverage_pct,
         end: traced.end,
         window_overruns: 0,
+        children: traced.children.map(|children| (children.seen, children.closed)),
     }
 }
 

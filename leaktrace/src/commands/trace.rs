@@ -55,11 +55,11 @@ pub(super) async fn trace(options: &TraceOptions) -> anyhow::Result<Traced> {
     };
     announce(&session);
     let deadline = options.duration.map(|duration| Instant::now() + duration);
-    let end = watch(&mut session, deadline, &mut signals).await?;
+    let end = watch(&mut session, deadline, &mut signals).await;
     session.close();
     // With the gate closed, a second signal may end the program at once.
     signals.leave_on_next();
-    Ok(session.finish(end)?)
+    Ok(session.finish(end?)?)
 }
 
 async fn watch(

@@ -76,6 +76,12 @@ impl Gate {
         &self.slots
     }
 
+    /// The same slots in another process, of which it has a copy.
+    #[must_use]
+    pub fn in_copy(&self, memory: ProcessMemory) -> Self {
+        Self { memory: Arc::new(memory), slots: self.slots.clone() }
+    }
+
     /// Opens the slots that hold their function; returns what became of each.
     ///
     /// # Errors

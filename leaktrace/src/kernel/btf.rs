@@ -1,4 +1,4 @@
-//! One offset out of the kernel's own type information: `task_struct.thread.fsbase`.
+//! A few offsets out of the kernel's own type information: where a task keeps its thread pointer and its pids.
 //!
 //! The format is that of the kernel's `Documentation/bpf/btf.rst`: a header, a table of types of varying size, a
 //! table of strings. Only structs and their members are looked at.
@@ -11,24 +11,68 @@ const PATH: &str = "/sys/kernel/btf/vmlinux";
 const MAGIC: u32 = 0xeb9f;
 const KIND_STRUCT: u32 = 4;
 
-/// Offset in bytes of `thread.fsbase` within `struct task_struct` of the running kernel.
+/// What is read out of the kernel's type information: offsets in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Offsets {
+    /// `thread.fsbase` within `struct task_struct`.
+    pub(super) fsbase: u64,
+    /// Where a task's pids are; `None` where the kernel does not say.
+    pub(super) pids: Option<PidOffsets>,
+}
+
+/// Where the pids of a task are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PidOffsets {
+    /// `tgid` within `struct task_struct`.
+    pub tgid: u64,
+    /// `thread_pid` there.
+    pub thread_pid: u64,
+    /// `level` within `struct pid`.
+    pub level: u64,
+    /// `numbers` there.
+    pub numbers: u64,
+    /// Size of `struct upid`, which `numbers` is made of.
+    pub number_bytes: u64,
+}
+
+/// The offsets of the running kernel.
 ///
 /// # Errors
-/// [`KernelError::NoBtf`] where there is no BTF, or where it does not say.
-pub(super) fn fsbase_offset() -> Result<u64, KernelError> {
+/// [`KernelError::NoBtf`] where there is no BTF, or where it does not say where `fsbase` is.
+pub(super) fn offsets() -> Result<Offsets, KernelError> {
     let bytes = fs::read(PATH).map_err(|cause| KernelError::NoBtf(cause.to_string()))?;
     find(&bytes).ok_or_else(|| KernelError::NoBtf("it does not describe task_struct".to_owned()))
 }
 
-fn find(bytes: &[u8]) -> Option<u64> {
+fn find(bytes: &[u8]) -> Option<Offsets> {
     let btf = Btf::parse(bytes)?;
     let (mut thread, mut fsbase) = (None, None);
+    let (mut tgid, mut thread_pid, mut level, mut numbers, mut number_bytes) =
+        (None, None, None, None, None);
     btf.structs(|name, members| match name {
-        b"task_struct" => thread = thread.or(members.offset(b"thread")),
+        b"task_struct" => {
+            thread = thread.or(members.offset(b"thread"));
+            tgid = tgid.or(members.offset(b"tgid"));
+            thread_pid = thread_pid.or(members.offset(b"thread_pid"));
+        }
         b"thread_struct" => fsbase = fsbase.or(members.offset(b"fsbase")),
+        b"pid" => {
+            level = level.or(members.offset(b"level"));
+            numbers = numbers.or(members.offset(b"numbers"));
+        }
+        b"upid" => number_bytes = number_bytes.or(Some(members.size)),
         _ => {}
     })?;
-    Some(thread? + fsbase?)
+    let pids = || {
+        Some(PidOffsets {
+            tgid: tgid?,
+            thread_pid: thread_pid?,
+            level: level?,
+            numbers: numbers?,
+            number_bytes: number_bytes?,
+        })
+    };
+    Some(Offsets { fsbase: thread? + fsbase?, pids: pids() })
 }
 
 struct Btf<'a> {
@@ -40,6 +84,8 @@ struct Members<'a> {
     btf: &'a Btf<'a>,
     bytes: &'a [u8],
     bitfields: bool,
+    /// Bytes of the struct.
+    size: u64,
 }
 
 impl<'a> Btf<'a> {
@@ -65,7 +111,9 @@ impl<'a> Btf<'a> {
             if kind == KIND_STRUCT {
                 let members = self.types.get(at + 12..)?.get(..bytes)?;
                 let name = self.string(word(self.types, at)?)?;
-                visit(name, &Members { btf: self, bytes: members, bitfields: flags >> 31 != 0 });
+                let size = u64::from(word(self.types, at + 8)?);
+                let bitfields = flags >> 31 != 0;
+                visit(name, &Members { btf: self, bytes: members, bitfields, size });
             }
             at += 12 + bytes;
         }
@@ -109,13 +157,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_running_kernel_says_where_fsbase_is() {
+    fn the_running_kernel_says_where_a_task_keeps_its_thread_pointer_and_its_pids() {
         let Ok(bytes) = fs::read(PATH) else {
             eprintln!("skipped: no {PATH}");
             return;
         };
-        let offset = find(&bytes).unwrap();
-        assert!(offset > 0 && offset.is_multiple_of(8) && offset < 64 << 10, "{offset}");
+        let Offsets { fsbase, pids } = find(&bytes).unwrap();
+        assert!(fsbase > 0 && fsbase.is_multiple_of(8) && fsbase < 64 << 10, "{fsbase}");
+        let pids = pids.unwrap();
+        assert!(pids.tgid.is_multiple_of(4) && pids.thread_pid.is_multiple_of(8), "{pids:?}");
+        assert!(pids.numbers > pids.level && pids.number_bytes == 16, "{pids:?}");
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use super::KernelError;
-use super::btf;
+use super::btf::{self, PidOffsets};
 
 /// What a session needs to know of the kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -13,6 +13,8 @@ pub struct Kernel {
     pub version: (u32, u32),
     /// Offset of `thread.fsbase` in `task_struct`.
     pub fsbase: u64,
+    /// Where a task keeps its pids; `None` where the kernel does not say: forks are not noticed then.
+    pub pids: Option<PidOffsets>,
 }
 
 /// What a return probe would risk.
@@ -44,7 +46,8 @@ impl Kernel {
         if !Path::new("/sys/bus/event_source/devices/uprobe").exists() {
             return Err(KernelError::NoUprobes);
         }
-        Ok(Self { version, fsbase: btf::fsbase_offset()? })
+        let btf::Offsets { fsbase, pids } = btf::offsets()?;
+        Ok(Self { version, fsbase, pids })
     }
 
     /// Whether return probes can be put on a target that has a seccomp filter or a shadow stack.
@@ -118,7 +121,7 @@ mod tests {
 
     #[test]
     fn return_probes_are_refused_where_they_could_kill_the_target() {
-        let kernel = |version| Kernel { version, fsbase: 0 };
+        let kernel = |version| Kernel { version, fsbase: 0, pids: None };
         assert_eq!(kernel((6, 12)).return_probes(true, false), ReturnProbes::KilledBySeccomp);
         assert_eq!(kernel((6, 12)).return_probes(false, false), ReturnProbes::Safe);
         assert_eq!(kernel((6, 14)).return_probes(true, false), ReturnProbes::Safe);

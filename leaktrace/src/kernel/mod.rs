@@ -5,9 +5,11 @@
 mod btf;
 pub mod calibrate;
 pub mod features;
+mod forks;
 pub mod lock;
 pub mod programs;
 
+pub use btf::PidOffsets;
 pub use programs::{Probe, Programs};
 
 /// Why the kernel side cannot do its part.

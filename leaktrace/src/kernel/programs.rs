@@ -11,7 +11,7 @@ use aya_log::EbpfLogger;
 use leaktrace_common::config::{Config, switch};
 use leaktrace_common::counter::{Counter, SLOTS};
 
-use super::KernelError;
+use super::{KernelError, forks};
 
 /// The object that is built from `leaktrace-ebpf` and checked in.
 static OBJECT: &[u8] = aya::include_bytes_aligned!("../../ebpf/leaktrace.bpf.o");
@@ -85,8 +85,9 @@ impl Probe {
 
 /// The loaded programs. Dropping them detaches every probe.
 pub struct Programs {
-    ebpf: Ebpf,
+    pub(super) ebpf: Ebpf,
     events: RingBuf<MapData>,
+    pub(super) forks: RingBuf<MapData>,
     links: BTreeMap<Probe, Vec<UProbeLinkId>>,
     log: Option<EbpfLogger<&'static dyn log::Log>>,
 }
@@ -104,12 +105,13 @@ impl Programs {
         }
         let events = ebpf.take_map("EVENTS").ok_or_else(|| map_failed("EVENTS", "missing"))?;
         let events = RingBuf::try_from(events).map_err(|error| map_failed("EVENTS", error))?;
+        let forks = forks::take_ring(&mut ebpf)?;
         let log = if log {
             Some(EbpfLogger::init(&mut ebpf).map_err(|error| load_failed(&error))?)
         } else {
             None
         };
-        Ok(Self { ebpf, events, links: BTreeMap::new(), log })
+        Ok(Self { ebpf, events, forks, links: BTreeMap::new(), log })
     }
 
     /// Puts `probe` on the instruction at `offset` of `file`, for the process `pid`.
@@ -247,10 +249,11 @@ impl Programs {
 /// The maps of the object alone, as small as they can be.
 pub(super) fn load_maps() -> Result<Ebpf, KernelError> {
     let mut loader = EbpfLoader::new();
-    for map in ["KNOWN", "IN_OBJ", "IN_RAW"] {
+    for map in ["KNOWN", "IN_OBJ", "IN_RAW", "DESCENDANTS"] {
         loader.map_max_entries(map, 1);
     }
     loader.map_max_entries("EVENTS", SMALLEST_RING);
+    loader.map_max_entries("FORKS", SMALLEST_RING);
     loader.load(OBJECT).map_err(|error| load_failed(&error))
 }
 
@@ -273,11 +276,11 @@ fn program(ebpf: &mut Ebpf, probe: Probe) -> Result<&mut UProbe, KernelError> {
         .map_err(|error| load_failed(&error))
 }
 
-fn load_failed(error: &dyn std::error::Error) -> KernelError {
+pub(super) fn load_failed(error: &dyn std::error::Error) -> KernelError {
     KernelError::Load(chain(error))
 }
 
-fn map_failed(map: &'static str, cause: impl ToString) -> KernelError {
+pub(super) fn map_failed(map: &'static str, cause: impl ToString) -> KernelError {
     KernelError::Map { map, cause: cause.to_string() }
 }
 
@@ -304,7 +307,7 @@ fn chain(error: &dyn std::error::Error) -> String {
 
 #[cfg(test)]
 mod tests {
-    use leaktrace_common::config::TargetIdentity;
+    use leaktrace_common::config::{Forks, TargetIdentity};
     use leaktrace_common::layout::{FrameLayout, PymallocLayout, THREAD_POINTER, ThreadLayout};
 
     use crate::kernel::lock::{Holder, Lock};
@@ -341,6 +344,7 @@ mod tests {
                 ..Default::default()
             },
             pymalloc,
+            forks: Forks { inode: 1, ..Forks::default() },
         };
         let new = Config {
             record_at_obj: 0,
@@ -380,6 +384,7 @@ mod tests {
             for probe in Probe::ALL {
                 eprintln!("{}: {:?} verified", probe.name(), programs.verified_instructions(probe));
             }
+            programs.watch_forks().unwrap();
             let hit = crate::kernel::calibrate::empty_hit_ns(&mut programs).unwrap();
             eprintln!("an empty hit takes {hit:.0} ns");
             assert!(hit > 10.0 && hit < 1e6);

@@ -95,6 +95,8 @@ pub struct SessionInfo {
     pub end: End,
     /// Windows that stayed open for too long.
     pub window_overruns: u64,
+    /// Processes with a copy of its memory that it made, and how many of these have their gate closed.
+    pub children: Option<(u64, u64)>,
 }
 
 /// The process's memory, in bytes.
@@ -219,6 +221,8 @@ fn session(session: &SessionInfo, totals: &Totals, heap: &HeapInfo) -> Session {
         window_overruns: session.window_overruns,
         heap_growth_explained_pct: heap.explained_pct.and_then(finite),
         self_check: heap.self_check.clone(),
+        children_seen: session.children.map(|(seen, _)| seen),
+        children_closed: session.children.map(|(_, closed)| closed),
     }
 }
 

@@ -85,6 +85,11 @@ pub struct Session {
     pub heap_growth_explained_pct: Option<f64>,
     /// What the trace could verify of itself; null where nothing was traced.
     pub self_check: Option<SelfCheck>,
+    /// Processes with a copy of its memory that it made meanwhile, or that these made; null where they are not noticed.
+    pub children_seen: Option<u64>,
+    /// Of these, those whose copy of the gate was closed; the others ended or ran another program first, or a warning
+    /// names them.
+    pub children_closed: Option<u64>,
 }
 
 /// What a trace could verify of itself on the live process.

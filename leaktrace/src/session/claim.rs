@@ -17,6 +17,9 @@ use crate::target::process::{Process, ProcessError};
 /// How long the kernel may take to take off the probes of a leaktrace that was killed: its lock lives as long.
 const DYING: Duration = Duration::from_secs(10);
 
+/// Descendants of a process that are looked at.
+const MOST_DESCENDANTS: usize = 10_000;
+
 /// How often its lock is looked for meanwhile.
 const RETRY: Duration = Duration::from_millis(50);
 
@@ -96,6 +99,47 @@ pub async fn heal(pid: u32) -> Result<Repair, SessionError> {
             done => return done,
         }
     }
+}
+
+/// What was found in the descendants of a process.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Family {
+    /// Descendants that are CPythons.
+    pub pythons: usize,
+    /// Of these, those with an open gate, which was closed.
+    pub closed: usize,
+    /// Descendants that another leaktrace traces: they, and what they made, were left alone.
+    pub traced: usize,
+}
+
+/// As [`heal`], for each descendant of `pid`: they have a copy of a gate that was open when they were forked. Those
+/// that are no CPython, or end meanwhile, are passed over.
+pub async fn heal_descendants(pid: u32) -> Family {
+    let mut family = Family::default();
+    let mut found = children(pid);
+    let mut next = 0;
+    while let Some(&pid) = found.get(next).filter(|_| next < MOST_DESCENDANTS) {
+        next += 1;
+        match heal(pid).await {
+            Ok(repair) => {
+                family.pythons += 1;
+                family.closed += usize::from(repair.closed + repair.closed_behind_hooks > 0);
+            }
+            // Its children may share the memory of one whose gate is open for good reason.
+            Err(SessionError::Kernel(KernelError::AlreadyTraced { .. })) => {
+                family.traced += 1;
+                continue;
+            }
+            Err(_) => {}
+        }
+        let new: Vec<u32> = children(pid).into_iter().filter(|pid| !found.contains(pid)).collect();
+        found.extend(new);
+    }
+    family
+}
+
+fn children(pid: u32) -> Vec<u32> {
+    Process::open(pid).and_then(|process| process.children()).unwrap_or_default()
 }
 
 /// Who this is, in terms that every namespace agrees on.

@@ -1,6 +1,7 @@
 //! A tracing session: from a recognised process to numbers per site, with everything put back in the end.
 
 mod attach;
+mod children;
 mod claim;
 mod cost;
 mod end;
@@ -29,13 +30,14 @@ use crate::kernel::features::{Kernel, ReturnProbes};
 use crate::kernel::lock::Lock;
 use crate::report::End;
 
-pub use claim::heal;
+pub use claim::{Family, heal, heal_descendants};
 pub use error::SessionError;
-pub use outcome::{About, Progress, Traced};
+pub use outcome::{About, ChildCounts, Progress, Traced};
 pub use recognise::Target;
 pub use symbolize::Symbolizer;
 
 use attach::Attached;
+use children::Children;
 use claim::Claim;
 use cost::CostMeter;
 use end::Watch;
@@ -66,6 +68,7 @@ pub struct Options {
 pub struct Session {
     // Fields are dropped in this order: the gate is closed before the probes are taken off.
     attached: Attached,
+    children: Children,
     programs: Programs,
     lock: Lock,
     options: Options,
@@ -114,7 +117,7 @@ impl Session {
             place.probe == crate::kernel::Probe::RawMalloc && place.candidates.is_empty()
         });
         let record_at_obj = return_probes && (raw_malloc_unseen || target.pymalloc.usedpools == 0);
-        let config = target.config(kernel.fsbase, record_at_obj);
+        let config = target.config(&kernel, record_at_obj);
         let mut programs = Programs::load(&config, options.bpf_log)?;
         let cost = CostMeter::calibrate(&mut programs);
         let watch = Watch::new(pid)?;
@@ -128,6 +131,7 @@ impl Session {
         )?;
         let mut aggregator = aggregator(options, &attached);
         let heap = HeapCheck::start(&target, &mut aggregator);
+        let children = Children::watch(&mut programs, config.forks, &mut warnings);
         open(&attached, &mut warnings)?;
         let opened_ns = now_ns();
         aggregator.begin(opened_ns);
@@ -137,6 +141,7 @@ impl Session {
             limit_bytes: target.process.memory_limit().ok().flatten(),
             rss_start: target.process.rss().ok(),
             attached,
+            children,
             programs,
             lock,
             options,
@@ -180,6 +185,7 @@ impl Session {
 
     /// Takes the records that are there. Returns how many, at most `BATCH`: then there are more.
     pub fn drain(&mut self) -> usize {
+        self.children.look(&mut self.programs, &self.attached.gate);
         // A target without memory has ended, or has become another program whose records are none of ours: which of
         // the two, the next looks tell. The ring buffer keeps what there is meanwhile.
         if self.window.end == u64::MAX && !self.watch.can_read(&self.target) {
@@ -261,6 +267,8 @@ impl Session {
             duration,
         );
         let snapshot = self.aggregator.snapshot(self.window.end);
+        self.children.close_all(&mut self.programs, &self.attached.gate, &self.target.process);
+        self.warnings.extend(self.children.warnings());
         if self.malformed > 0 {
             let count = self.malformed;
             self.warnings.push(format!("{count} records of the kernel side could not be read"));
@@ -290,6 +298,7 @@ impl Session {
             rss_start: self.rss_start,
             rss_end,
             heap,
+            children: self.children.counts(),
             warnings: self.warnings,
             target: self.target,
             probes: (self.programs, self.lock),
@@ -302,8 +311,10 @@ impl Session {
             return;
         }
         self.window.end = now_ns();
-        let Ok(outcomes) = self.attached.gate.close() else { return };
-        if outcomes.contains(&Outcome::Foreign) {
+        let outcomes = self.attached.gate.close();
+        // Those that were made before now have a copy of the open gate.
+        self.children.close_all(&mut self.programs, &self.attached.gate, &self.target.process);
+        if outcomes.is_ok_and(|outcomes| outcomes.contains(&Outcome::Foreign)) {
             self.warnings.push(
                 "somebody else's hooks stood over the gate in the end; if they keep a copy of the table, run \
                  `leaktrace doctor` when they are gone"

@@ -46,6 +46,8 @@ pub struct Traced {
     pub rss_end: Option<u64>,
     /// What the heap did, and whether what was seen explains it.
     pub heap: HeapInfo,
+    /// What was seen of its children; `None` where they are not noticed.
+    pub children: Option<ChildCounts>,
     /// What the user should know.
     pub warnings: Vec<String>,
     /// The probes, which nothing hits any more, and the lock on the target. Dropping them takes them off, at some 0.1 s each: the report need not
@@ -77,6 +79,17 @@ impl About {
             cgroup: process.cgroup().ok().flatten(),
         }
     }
+}
+
+/// The processes that a target made while it was traced.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ChildCounts {
+    /// Those with a copy of its memory, and so of its gate.
+    pub seen: u64,
+    /// Of these, those whose gate is closed.
+    pub closed: u64,
+    /// Of these, those that ended or ran another program first.
+    pub gone: u64,
 }
 
 /// How a session is getting on.

@@ -8,7 +8,7 @@ use leaktrace_common::layout::{
     PymallocLayout, THREAD_NONE, THREAD_POINTER, THREAD_TLS, ThreadLayout,
 };
 
-use super::SessionError;
+use super::{SessionError, children};
 use procfs::Current as _;
 
 use crate::cpython::layout::Layout;
@@ -16,6 +16,7 @@ use crate::cpython::runtime::Runtime;
 use crate::cpython::tables::{self, AllocatorTables};
 use crate::cpython::version::{self, Version};
 use crate::cpython::{debug_offsets, thread_source, usedpools};
+use crate::kernel::features::Kernel;
 use crate::target::memory::ProcessMemory;
 use crate::target::module::Module;
 use crate::target::process::{Process, ProcessError};
@@ -111,14 +112,15 @@ impl Target {
 
     /// What the kernel side needs to know. `record_at_obj` as in [`Config`].
     #[must_use]
-    pub fn config(&self, fsbase: u64, record_at_obj: bool) -> Config {
+    pub fn config(&self, kernel: &Kernel, record_at_obj: bool) -> Config {
         Config {
             tgid: if in_initial_pid_namespace() { u64::from(self.process.pid()) } else { 0 },
-            fsbase,
+            fsbase: kernel.fsbase,
             record_at_obj: u64::from(record_at_obj),
             thread: self.thread,
             frame: self.layout.frame_layout(),
             pymalloc: self.pymalloc,
+            forks: children::how_to_notice(kernel, &self.process),
         }
     }
 }

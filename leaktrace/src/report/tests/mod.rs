@@ -96,6 +96,7 @@ fn report_of(aggregator: &Aggregator, seconds: u64) -> Report {
             coverage_pct: Some(100.0),
             end: End::Duration,
             window_overruns: 0,
+            children: Some((3, 2)),
         },
         memory: MemoryInfo {
             rss_start: Some(100 << 20),

@@ -5,10 +5,13 @@
 #![forbid(unsafe_code)]
 
 mod cgroup;
+mod family;
 #[cfg(test)]
 mod tests;
 
 use std::path::PathBuf;
+
+pub use family::OwnPid;
 
 use procfs::process::StatFlags;
 use procfs::{ProcError, ProcResult, WithCurrentSystemInfo as _};

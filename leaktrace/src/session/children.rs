@@ -1,0 +1,167 @@
+//! Children that the target makes while its gate is open: they have a copy of its tables, and nobody but leaktrace
+//! closes those.
+//!
+//! A child that shares the target's memory (`vfork`, `posix_spawn`) is left alone: its tables are the target's own.
+
+use leaktrace_common::config::Forks;
+use leaktrace_common::event::Fork;
+
+use super::outcome::ChildCounts;
+use crate::gate::Gate;
+use crate::kernel::Programs;
+use crate::kernel::features::Kernel;
+use crate::target::memory::ProcessMemory;
+use crate::target::process::Process;
+
+/// Children that share the target's memory that are remembered: what they make in turn has a copy.
+const MOST_SHARING: usize = 1024;
+
+/// The children of one target.
+#[derive(Debug, Default)]
+pub(super) struct Children {
+    noticed: bool,
+    counts: ChildCounts,
+    /// Those whose gate could not be closed so far.
+    open: Vec<Fork>,
+    /// Those that share the target's memory, oldest first.
+    sharing: std::collections::VecDeque<Fork>,
+    malformed: u64,
+}
+
+/// How the kernel side tells `target` and its children from other processes; all zero where it cannot.
+pub(super) fn how_to_notice(kernel: &Kernel, target: &Process) -> Forks {
+    let Some((offsets, own)) = kernel.pids.zip(target.own_pid().ok().flatten()) else {
+        return Forks::default();
+    };
+    Forks {
+        tgid: offsets.tgid,
+        thread_pid: offsets.thread_pid,
+        level: offsets.level,
+        numbers: offsets.numbers,
+        number_bytes: offsets.number_bytes,
+        device: kernel_device(own.device),
+        inode: own.inode,
+        pid: u64::from(own.pid),
+        depth: u64::from(own.depth),
+    }
+}
+
+/// A device number as the kernel has it, from what `stat` tells.
+fn kernel_device(device: u64) -> u64 {
+    u64::from(rustix::fs::major(device)) << 20 | u64::from(rustix::fs::minor(device))
+}
+
+impl Children {
+    /// Notices children from now on, before the gate is opened.
+    pub(super) fn watch(programs: &mut Programs, forks: Forks, warnings: &mut Vec<String>) -> Self {
+        let refused = match forks.inode {
+            0 => Some("the kernel does not say where it keeps pids".to_owned()),
+            _ => programs.watch_forks().err().map(|error| error.to_string()),
+        };
+        if let Some(cause) = &refused {
+            warnings.push(format!(
+                "children that the target forks meanwhile are not noticed ({cause}): they go on with an open gate, a \
+                 little slower, until `leaktrace doctor` closes it"
+            ));
+        }
+        Self { noticed: refused.is_none(), ..Self::default() }
+    }
+
+    /// Closes the gates of the children that were made since the last look. `gate` is the target's.
+    pub(super) fn look(&mut self, programs: &mut Programs, gate: &Gate) {
+        if !self.noticed {
+            return;
+        }
+        for child in std::mem::take(&mut self.open) {
+            self.close(child, programs, gate);
+        }
+        let (forks, malformed) = programs.forks();
+        self.malformed += malformed;
+        for fork in forks {
+            if fork.shares_memory() {
+                self.remember(fork, programs);
+            } else {
+                self.counts.seen += 1;
+                self.close(fork, programs, gate);
+            }
+        }
+    }
+
+    /// As [`Self::look`], once the target's own gate is closed: what shares its memory can do no harm any more, so that
+    /// all its children are looked at, noticed or not.
+    pub(super) fn close_all(&mut self, programs: &mut Programs, gate: &Gate, target: &Process) {
+        self.look(programs, gate);
+        for pid in target.children().unwrap_or_default() {
+            // One that is gone, or is no copy, has nothing to close.
+            if let Ok(memory) = ProcessMemory::open(pid) {
+                let _ = gate.in_copy(memory).close();
+            }
+        }
+    }
+
+    fn close(&mut self, child: Fork, programs: &mut Programs, gate: &Gate) {
+        match close_copy(child.pid, gate) {
+            Copy::Closed => self.counts.closed += 1,
+            Copy::Gone => self.counts.gone += 1,
+            Copy::Open => return self.open.push(child),
+        }
+        programs.forget_descendant(child.tgid);
+    }
+
+    fn remember(&mut self, child: Fork, programs: &mut Programs) {
+        if self.sharing.len() == MOST_SHARING
+            && let Some(oldest) = self.sharing.pop_front()
+        {
+            programs.forget_descendant(oldest.tgid);
+        }
+        self.sharing.push_back(child);
+    }
+
+    /// What was seen; `None` where children are not noticed.
+    pub(super) fn counts(&self) -> Option<ChildCounts> {
+        self.noticed.then_some(self.counts)
+    }
+
+    /// What the user should know in the end.
+    pub(super) fn warnings(&self) -> Vec<String> {
+        let mut warnings = Vec::new();
+        if !self.open.is_empty() {
+            let pids: Vec<String> = self.open.iter().map(|child| child.pid.to_string()).collect();
+            warnings.push(format!(
+                "the gate of {} forked children could not be closed (process {}): they go on a little slower until \
+                 `leaktrace doctor --pid` closes it",
+                pids.len(),
+                pids.join(", ")
+            ));
+        }
+        if self.malformed > 0 {
+            let count = self.malformed;
+            warnings.push(format!("{count} records of forked children could not be read"));
+        }
+        warnings
+    }
+}
+
+/// What became of the gate in a copy of the target's memory.
+enum Copy {
+    /// It is closed.
+    Closed,
+    /// The process has ended, or runs another program.
+    Gone,
+    /// It could not be closed.
+    Open,
+}
+
+fn close_copy(pid: u32, gate: &Gate) -> Copy {
+    let memory = match ProcessMemory::open(pid) {
+        Ok(memory) => memory,
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => return Copy::Open,
+        Err(_) => return Copy::Gone,
+    };
+    let copy = gate.in_copy(memory);
+    match copy.close() {
+        Ok(_) if copy.is_closed() => Copy::Closed,
+        Ok(_) => Copy::Open,
+        Err(_) => Copy::Gone,
+    }
+}
