@@ -6,6 +6,7 @@ pub mod commands;
 pub mod cpython;
 pub mod detector;
 pub mod gate;
+pub mod host;
 pub mod kernel;
 pub mod pools;
 pub mod report;

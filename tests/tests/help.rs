@@ -11,6 +11,7 @@ fn the_help_texts_are_the_golden_ones() {
         ("help.txt", &["--help"][..]),
         ("help-trace.txt", &["trace", "--help"]),
         ("help-demo.txt", &["demo", "--help"]),
+        ("help-ps.txt", &["ps", "--help"]),
         ("help-doctor.txt", &["doctor", "--help"]),
     ] {
         let output = leaktrace(arguments).env("COLUMNS", "100").output().expect("it runs");

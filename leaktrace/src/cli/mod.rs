@@ -8,7 +8,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use regex_lite::Regex;
 
+use crate::host::Selector;
 use crate::report::Cmdline as CmdlineMode;
 
 /// Exit code: the report is printed.
@@ -49,6 +51,8 @@ enum TypedCommand {
     /// Trace a running Python process, and report which lines hold memory that grows
     #[command(after_help = EXIT_CODES)]
     Trace(TraceFlags),
+    /// List the CPythons that run here, and which can be traced
+    Ps(PsFlags),
     /// Start a small leaking service and trace it: what to run first
     Demo(DemoFlags),
     /// Find what a killed leaktrace left behind in a process and its children, and put it right
@@ -57,9 +61,8 @@ enum TypedCommand {
 
 #[derive(Args, Debug)]
 struct TraceFlags {
-    /// Process to trace
-    #[arg(long, value_name = "PID", required = true)]
-    pid: Option<NonZeroU32>,
+    #[command(flatten)]
+    target: TargetFlags,
     /// How long to trace: 30s, 10m, 12h; without it until Ctrl-C or the target's end
     #[arg(long, value_name = "TIME", value_parser = units::duration)]
     duration: Option<Duration>,
@@ -80,6 +83,34 @@ struct TraceFlags {
     /// Let the BPF programs log what they do, to stderr
     #[arg(long)]
     bpf_log: bool,
+}
+
+/// Exactly one of these.
+#[derive(Args, Debug)]
+#[group(required = true, multiple = false)]
+struct TargetFlags {
+    /// The process
+    #[arg(long, value_name = "PID")]
+    pid: Option<NonZeroU32>,
+    /// The Python of this systemd unit
+    #[arg(long, value_name = "UNIT")]
+    unit: Option<String>,
+    /// The Python in the container whose id begins like this
+    #[arg(long, value_name = "ID", value_parser = container_id)]
+    container: Option<String>,
+    /// The Python whose command line or process name contains this pattern
+    #[arg(long, value_name = "REGEX", value_parser = pattern)]
+    name: Option<Regex>,
+}
+
+#[derive(Args, Debug)]
+struct PsFlags {
+    /// Form of the list
+    #[arg(long, value_enum, default_value_t = ListFormat::Text)]
+    format: ListFormat,
+    /// How command lines are shown
+    #[arg(long, value_name = "MODE", value_enum, default_value_t = Cmdline::Redacted)]
+    cmdline: Cmdline,
 }
 
 #[derive(Args, Debug)]
@@ -119,9 +150,8 @@ struct DemoFlags {
 
 #[derive(Args, Debug)]
 struct DoctorFlags {
-    /// Process to look at
-    #[arg(long, value_name = "PID")]
-    pid: NonZeroU32,
+    #[command(flatten)]
+    target: TargetFlags,
 }
 
 /// Forms of a report.
@@ -130,6 +160,15 @@ pub enum Format {
     /// For people.
     Text,
     /// For programs: `leaktrace.report/1`.
+    Json,
+}
+
+/// Forms of a list of processes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ListFormat {
+    /// For people.
+    Text,
+    /// For programs: `leaktrace.ps/1`.
     Json,
 }
 
@@ -154,20 +193,40 @@ enum Cmdline {
 pub enum Command {
     /// Trace a process.
     Trace(TraceOptions),
+    /// List the CPythons of this host.
+    Ps(PsOptions),
     /// Trace the demo service.
     Demo(DemoOptions),
     /// Look for what was left behind.
     Doctor {
         /// Process to look at.
-        pid: NonZeroU32,
+        target: Wanted,
     },
+}
+
+/// The process that is meant.
+#[derive(Clone, Debug)]
+pub enum Wanted {
+    /// By its pid.
+    Pid(NonZeroU32),
+    /// By what is known of it.
+    Selected(Selector),
+}
+
+/// How to list processes.
+#[derive(Clone, Copy, Debug)]
+pub struct PsOptions {
+    /// Form of the list.
+    pub format: ListFormat,
+    /// How command lines are shown.
+    pub cmdline: CmdlineMode,
 }
 
 /// How to trace a process.
 #[derive(Clone, Debug)]
 pub struct TraceOptions {
     /// Process to trace.
-    pub pid: NonZeroU32,
+    pub target: Wanted,
     /// How long; `None` until a signal or the target's end.
     pub duration: Option<Duration>,
     /// Whether the gate may be opened.
@@ -223,7 +282,10 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, c
             format: flags.format,
             seed: flags.seed,
         })),
-        Some(TypedCommand::Doctor(flags)) => Ok(Command::Doctor { pid: flags.pid }),
+        Some(TypedCommand::Ps(flags)) => {
+            Ok(Command::Ps(PsOptions { format: flags.format, cmdline: flags.cmdline.into() }))
+        }
+        Some(TypedCommand::Doctor(flags)) => Ok(Command::Doctor { target: wanted(flags.target)? }),
     }
 }
 
@@ -236,9 +298,8 @@ fn check_trace(flags: TraceFlags) -> Result<Command, clap::Error> {
         };
         return Err(usage(text));
     }
-    let pid = flags.pid.ok_or_else(|| usage("--pid is missing"))?;
     Ok(Command::Trace(TraceOptions {
-        pid,
+        target: wanted(flags.target)?,
         duration: flags.duration,
         gate: !flags.no_gate,
         report: ReportOptions {
@@ -246,15 +307,55 @@ fn check_trace(flags: TraceFlags) -> Result<Command, clap::Error> {
             output: flags.report.output,
             top: flags.report.top,
             fail_on: flags.report.fail_on,
-            cmdline: match flags.report.cmdline {
-                Cmdline::Full => CmdlineMode::Full,
-                Cmdline::Redacted => CmdlineMode::Redacted,
-                Cmdline::None => CmdlineMode::None,
-            },
+            cmdline: flags.report.cmdline.into(),
         },
         max_memory: flags.max_memory,
         bpf_log: flags.bpf_log,
     }))
+}
+
+fn wanted(flags: TargetFlags) -> Result<Wanted, clap::Error> {
+    let selected = flags
+        .unit
+        .map(Selector::Unit)
+        .or(flags.container.map(Selector::Container))
+        .or(flags.name.map(Selector::Name));
+    flags
+        .pid
+        .map(Wanted::Pid)
+        .or(selected.map(Wanted::Selected))
+        .ok_or_else(|| usage("--pid is missing"))
+}
+
+/// Digits of a container's id that must be given: fewer are rather a slip than a choice.
+const MIN_ID_DIGITS: usize = 4;
+
+fn container_id(text: &str) -> Result<String, String> {
+    let is_id = (MIN_ID_DIGITS..=64).contains(&text.len())
+        && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    if is_id {
+        return Ok(text.to_ascii_lowercase());
+    }
+    Err(format!(
+        "an id begins with at least {MIN_ID_DIGITS} hex digits; names are the runtime's own"
+    ))
+}
+
+fn pattern(text: &str) -> Result<Regex, String> {
+    if text.is_empty() {
+        return Err("an empty pattern matches everything".to_owned());
+    }
+    Regex::new(text).map_err(|error| format!("not a regular expression: {error}"))
+}
+
+impl From<Cmdline> for CmdlineMode {
+    fn from(typed: Cmdline) -> Self {
+        match typed {
+            Cmdline::Full => Self::Full,
+            Cmdline::Redacted => Self::Redacted,
+            Cmdline::None => Self::None,
+        }
+    }
 }
 
 /// A usage error on one line.
@@ -274,7 +375,8 @@ mod tests {
     fn a_pid_alone_is_short_for_trace() {
         for line in ["leaktrace --pid 12", "leaktrace trace --pid 12 --exact"] {
             let Command::Trace(options) = parse_line(line).unwrap() else { panic!("{line}") };
-            assert_eq!((options.pid.get(), options.duration, options.gate), (12, None, true));
+            assert!(matches!(options.target, Wanted::Pid(pid) if pid.get() == 12));
+            assert_eq!((options.duration, options.gate), (None, true));
             assert_eq!(options.report.top, 20);
         }
     }
@@ -290,10 +392,34 @@ mod tests {
             "leaktrace --pid 1 --duration 3parsecs",
             "leaktrace --pid 1 --fail-on stable",
             "leaktrace doctor",
+            "leaktrace --pid 1 --unit shop",
+            "leaktrace doctor --pid 1 --name x",
+            "leaktrace trace --unit shop --container 0123abcd",
+            "leaktrace --name (",
+            "leaktrace --name ",
+            "leaktrace --container 012",
+            "leaktrace --container shop",
+            "leaktrace ps --pid 1",
+            "leaktrace ps --format xml",
         ] {
             let error = parse_line(line).unwrap_err();
             assert_eq!(error.exit_code(), i32::from(EXIT_USAGE), "{line}: {error}");
         }
+    }
+
+    #[test]
+    fn a_target_is_named_by_what_is_known_of_it() {
+        for (line, expected) in [
+            ("leaktrace --unit shop.service", "--unit shop.service"),
+            ("leaktrace trace --container 0123ABCD", "--container 0123abcd"),
+            ("leaktrace --name gunicorn.*shop --duration 1s", "--name gunicorn.*shop"),
+        ] {
+            let Command::Trace(options) = parse_line(line).unwrap() else { panic!("{line}") };
+            let Wanted::Selected(selector) = options.target else { panic!("{line}") };
+            assert_eq!(selector.to_string(), expected);
+        }
+        let doctor = parse_line("leaktrace doctor --unit shop").unwrap();
+        assert!(matches!(doctor, Command::Doctor { target: Wanted::Selected(_) }));
     }
 
     #[test]

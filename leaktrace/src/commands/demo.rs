@@ -14,7 +14,7 @@ use tempfile::TempDir;
 
 use super::output::Output;
 use super::{findings, trace};
-use crate::cli::{self, DemoOptions, ReportOptions, TraceOptions};
+use crate::cli::{self, DemoOptions, ReportOptions, TraceOptions, Wanted};
 use crate::report::{Cmdline, Report};
 
 /// The service; the line that leaks is marked in it.
@@ -42,14 +42,17 @@ pub(super) fn run(options: &DemoOptions) -> anyhow::Result<u8> {
         fail_on: None,
         cmdline: Cmdline::Redacted,
     };
-    let traced = super::block_on(trace::trace(&TraceOptions {
+    let traced = super::block_on(trace::trace(
         pid,
-        duration: Some(options.duration),
-        gate: true,
-        report: report_options.clone(),
-        max_memory: MAX_MEMORY,
-        bpf_log: false,
-    }))?;
+        &TraceOptions {
+            target: Wanted::Pid(pid),
+            duration: Some(options.duration),
+            gate: true,
+            report: report_options.clone(),
+            max_memory: MAX_MEMORY,
+            bpf_log: false,
+        },
+    ))?;
     let report = findings::report(&traced, Cmdline::Redacted);
     Output::Stdout.write(&trace::render(&report, &report_options)?)?;
     if finds_the_leak(&report, &service.script) {

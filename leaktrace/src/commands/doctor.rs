@@ -3,13 +3,16 @@
 use std::io::{self, Write as _};
 use std::num::NonZeroU32;
 
-use crate::cli;
+use super::choose;
+use crate::cli::{self, Wanted};
 use crate::gate::repair::Repair;
 use crate::session::{Family, heal, heal_descendants};
 
 /// Runs the command.
-pub(super) fn run(pid: NonZeroU32) -> anyhow::Result<u8> {
+pub(super) fn run(target: &Wanted) -> anyhow::Result<u8> {
     super::start_logging(false);
+    // The doctor looks at what descends from a process as well.
+    let pid = choose::pid(target, true)?;
     let (repair, family) = super::block_on(async {
         let repair = heal(pid.get()).await?;
         Ok((repair, heal_descendants(pid.get()).await))

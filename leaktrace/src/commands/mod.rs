@@ -1,10 +1,12 @@
 //! The program's commands: options in, exit code out.
 
+mod choose;
 mod demo;
 mod doctor;
 mod findings;
 mod output;
 mod progress;
+mod ps;
 mod trace;
 
 use std::ffi::OsString;
@@ -33,7 +35,8 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
     let done = match command {
         Command::Trace(options) => trace::run(&options),
         Command::Demo(options) => demo::run(&options),
-        Command::Doctor { pid } => doctor::run(pid),
+        Command::Ps(options) => ps::run(options),
+        Command::Doctor { target } => doctor::run(&target),
     };
     done.unwrap_or_else(|error| {
         // As above.

@@ -1,6 +1,7 @@
 //! `leaktrace trace`: attach to a process, watch it, report.
 
 use std::io::{self, IsTerminal as _, Write as _};
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -9,9 +10,9 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::findings;
 use super::output::{Output, Written};
 use super::progress::ProgressLine;
+use super::{choose, findings};
 use crate::cli::{self, FailOn, Format, ReportOptions, TraceOptions};
 use crate::report::{self, End, Report, TextOptions};
 use crate::session::{Options, Session, Traced};
@@ -29,7 +30,8 @@ const DEFAULT_WIDTH: usize = 100;
 pub(super) fn run(options: &TraceOptions) -> anyhow::Result<u8> {
     super::start_logging(options.bpf_log);
     let output = Output::open(options.report.output.as_deref())?;
-    let traced = super::block_on(trace(options))?;
+    let pid = choose::pid(&options.target, false)?;
+    let traced = super::block_on(trace(pid, options))?;
     let report = findings::report(&traced, options.report.cmdline);
     let written = output.write(&render(&report, &options.report)?)?;
     Ok(match written {
@@ -39,12 +41,12 @@ pub(super) fn run(options: &TraceOptions) -> anyhow::Result<u8> {
     })
 }
 
-/// Traces until the time is over, a signal comes or the target ends.
-pub(super) async fn trace(options: &TraceOptions) -> anyhow::Result<Traced> {
+/// Traces `pid` until the time is over, a signal comes or the target ends.
+pub(super) async fn trace(pid: NonZeroU32, options: &TraceOptions) -> anyhow::Result<Traced> {
     let mut signals = Signals::listen()?;
     let mut session = tokio::select! {
         session = Session::start(
-            options.pid.get(),
+            pid.get(),
             Options {
                 gate: options.gate,
                 max_memory: options.max_memory,

@@ -45,6 +45,15 @@ impl Lock {
     }
 }
 
+/// All processes that a leaktrace traces now, as far as this one may know.
+///
+/// # Errors
+/// The kernel does not let maps be looked at.
+pub fn traced() -> Result<Vec<TargetIdentity>, KernelError> {
+    // No map has this id.
+    others(0).map(|other| Ok(other?.1)).collect()
+}
+
 /// Who has the lock for a target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Holder {

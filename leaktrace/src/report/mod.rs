@@ -8,6 +8,7 @@ mod build;
 mod document;
 mod id;
 mod package;
+pub mod processes;
 mod redact;
 #[cfg(test)]
 mod tests;
@@ -20,7 +21,7 @@ pub use document::{
 };
 pub use id::site_id;
 pub use redact::{Cmdline, cmdline};
-pub use text::{TextOptions, text};
+pub use text::{TextOptions, escaped, text};
 
 use std::io::{self, Write};
 

@@ -1,5 +1,6 @@
 //! A tracing session: from a recognised process to numbers per site, with everything put back in the end.
 
+pub mod assess;
 mod attach;
 mod children;
 mod claim;

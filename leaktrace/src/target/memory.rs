@@ -54,6 +54,14 @@ impl ProcessMemory {
         Ok(Self { file })
     }
 
+    /// Opens the memory of `pid` for reading alone.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_to_read(pid: u32) -> io::Result<Self> {
+        Ok(Self { file: File::open(format!("/proc/{pid}/mem"))? })
+    }
+
     /// Writes one byte, which no thread of the target can see half done.
     ///
     /// # Errors

@@ -10,10 +10,14 @@ mod wrap;
 
 use super::document::Report;
 use place::fit_place;
+pub(in crate::report) use place::fit_start;
 use rows::Row;
 use std::io::{self, Write};
-use units::{bytes, count, counted};
-use wrap::{FLUSH, wrap};
+pub(in crate::report) use units::bytes;
+use units::count;
+use units::counted;
+pub use units::escaped;
+pub(in crate::report) use wrap::{FLUSH, wrap};
 
 /// How the text looks.
 #[derive(Clone, Copy, Debug)]

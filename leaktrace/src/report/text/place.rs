@@ -43,6 +43,22 @@ pub(super) fn fit_place(site: &Site, width: usize) -> String {
     format!("{location} {function}")
 }
 
+/// A text that is longer than `width` columns without its end: of a command line the beginning says most.
+#[must_use]
+pub(in crate::report) fn fit_start(text: &str, width: usize) -> String {
+    if text.width() <= width {
+        return text.to_owned();
+    }
+    let mut columns = 1;
+    let fits = |c: &char| {
+        columns += c.width().unwrap_or(0);
+        columns <= width
+    };
+    let mut kept: String = text.chars().take_while(fits).collect();
+    kept.push('…');
+    kept
+}
+
 fn fit_end(text: &str, width: usize) -> String {
     if text.width() <= width {
         return text.to_owned();

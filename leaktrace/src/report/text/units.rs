@@ -2,7 +2,7 @@
 
 /// `1.25 MiB`: three digits, binary units.
 #[must_use]
-pub(super) fn bytes(value: f64) -> String {
+pub(in crate::report) fn bytes(value: f64) -> String {
     const UNITS: [&str; 6] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
     let (mut value, mut unit) = (value, 0);
     while value.abs() >= 999.5 && unit + 1 < UNITS.len() {
@@ -67,7 +67,7 @@ pub(super) fn percent(value: f64) -> String {
 
 /// Names come from the target: control characters, and those that turn the direction of text, are shown as escapes.
 #[must_use]
-pub(super) fn escaped(text: &str) -> String {
+pub fn escaped(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for c in text.chars() {
         if is_unsafe(c) {

@@ -7,7 +7,7 @@ use unicode_width::UnicodeWidthStr as _;
 type Indents = (&'static str, &'static str);
 
 /// No indent.
-pub(super) const FLUSH: Indents = ("", "");
+pub(in crate::report) const FLUSH: Indents = ("", "");
 
 /// Below a heading: what goes on is indented further.
 pub(super) const ITEM: Indents = ("  ", "    ");
@@ -16,7 +16,7 @@ pub(super) const ITEM: Indents = ("  ", "    ");
 ///
 /// # Errors
 /// What the writer says.
-pub(super) fn wrap(
+pub(in crate::report) fn wrap(
     out: &mut impl Write,
     text: &str,
     width: usize,

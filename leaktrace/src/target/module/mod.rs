@@ -7,6 +7,7 @@
 
 mod elf;
 mod functions;
+mod recognition;
 #[cfg(test)]
 mod tests;
 
@@ -16,10 +17,11 @@ use std::io::Read as _;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FileType, Mode, OFlags};
+use rustix::fs::{FileType, Mode, OFlags, Stat};
 
 pub use self::elf::{Elf, NotElf, Segment};
 pub use self::functions::Functions;
+pub use self::recognition::{FileId, Interpreter, Recognition};
 use super::maps::Mapping;
 
 /// Bytes of a module that are read at most: interpreters have 5 to 40 MiB, some programs with one inside more.
@@ -282,14 +284,18 @@ fn names_pypy(path: &str) -> bool {
     name.starts_with("libpypy") || name.starts_with("pypy")
 }
 
+/// Symbols that PyPy alone defines.
+const OF_PYPY: [&str; 3] = ["rpython_startup_code", "pypy_main_startup", "pypy_execute_source"];
+
+/// Symbols that every CPython defines one of.
+const OF_CPYTHON: [&str; 2] = ["_PyRuntime", "PyObject_Malloc"];
+
 fn is_pypy(elf: &Elf) -> bool {
-    ["rpython_startup_code", "pypy_main_startup", "pypy_execute_source"]
-        .iter()
-        .any(|name| elf.symbols().contains_key(*name))
+    OF_PYPY.iter().any(|name| elf.symbols().contains_key(*name))
 }
 
 fn is_cpython(elf: &Elf) -> bool {
-    ["_PyRuntime", "PyObject_Malloc"].iter().any(|name| elf.symbols().contains_key(*name))
+    OF_CPYTHON.iter().any(|name| elf.symbols().contains_key(*name))
 }
 
 fn map_file(pid: u32, mapping: &Mapping) -> PathBuf {
@@ -312,23 +318,27 @@ fn load(pid: u32, mapping: &Mapping) -> Result<Elf, ModuleError> {
     })
 }
 
-/// Reads a file that must be a regular one: it is looked at before it is opened, since opening a device can do things.
+/// Reads a file that must be a regular one.
 fn read_regular(path: &Path) -> std::io::Result<Vec<u8>> {
-    let seen = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
-    let stat = rustix::fs::fstat(&seen)?;
-    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
-        return Err(std::io::Error::other("not a regular file"));
-    }
+    let (file, stat) = open_regular(path)?;
     let size = u64::try_from(stat.st_size).unwrap_or(u64::MAX);
     if size > MAX_MODULE_BYTES {
         return Err(std::io::Error::other(format!(
             "{size} bytes are more than an interpreter has"
         )));
     }
-    use std::os::fd::AsRawFd as _;
     let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or_default());
-    File::open(format!("/proc/self/fd/{}", seen.as_raw_fd()))?
-        .take(MAX_MODULE_BYTES)
-        .read_to_end(&mut bytes)?;
+    file.take(MAX_MODULE_BYTES).read_to_end(&mut bytes)?;
     Ok(bytes)
+}
+
+/// Opens a file that must be a regular one: it is looked at before it is opened, since opening a device can do things.
+fn open_regular(path: &Path) -> std::io::Result<(File, Stat)> {
+    use std::os::fd::AsRawFd as _;
+    let seen = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+    let stat = rustix::fs::fstat(&seen)?;
+    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+        return Err(std::io::Error::other("not a regular file"));
+    }
+    Ok((File::open(format!("/proc/self/fd/{}", seen.as_raw_fd()))?, stat))
 }

@@ -109,6 +109,19 @@ impl Seccomp {
     }
 }
 
+/// What the kernel's list of processes says of one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// The name of its main thread, of at most 15 bytes.
+    pub name: String,
+    /// Its parent; 0 where that is out of sight.
+    pub parent: u32,
+    /// Its user.
+    pub user: u32,
+    /// Resident bytes.
+    pub rss: u64,
+}
+
 /// A process.
 #[derive(Debug)]
 pub struct Process {
@@ -176,6 +189,20 @@ impl Process {
         Ok(split_arguments(&bytes))
     }
 
+    /// What the kernel's list says of it.
+    ///
+    /// # Errors
+    /// [`ProcessError`] where the process is gone or may not be read.
+    pub fn entry(&self) -> Result<Entry, ProcessError> {
+        let stat = self.ask(self.entry.stat())?;
+        Ok(Entry {
+            rss: stat.rss_bytes().get(),
+            name: stat.comm,
+            parent: u32::try_from(stat.ppid).unwrap_or(0),
+            user: self.ask(self.entry.uid())?,
+        })
+    }
+
     /// Resident memory in bytes.
     ///
     /// # Errors
@@ -240,7 +267,11 @@ impl Process {
         Ok(cgroup::memory_limit(&self.cgroups()?, &cgroup::mounts()))
     }
 
-    fn cgroups(&self) -> Result<String, ProcessError> {
+    /// The text of `/proc/PID/cgroup`: a line for each hierarchy.
+    ///
+    /// # Errors
+    /// [`ProcessError`] where the process is gone or may not be read.
+    pub fn cgroups(&self) -> Result<String, ProcessError> {
         Ok(String::from_utf8_lossy(&self.ask(self.read("cgroup"))?).into_owned())
     }
 
