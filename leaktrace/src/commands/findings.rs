@@ -63,6 +63,7 @@ fn session(traced: &Traced) -> SessionInfo {
             None => Gate::Off,
         },
         coverage_pct: traced.coverage_pct,
+        functions: traced.functions.clone(),
         end: traced.end,
         window_overruns: 0,
         children: traced.children.map(|children| (children.seen, children.closed)),

@@ -1,8 +1,8 @@
 //! Puts a report together from what the trace found.
 
 use super::document::{
-    Breakdown, Bytes, Counter, Frame, Growth, Memory, Report, SCHEMA, Seconds, SelfCheck, Session,
-    Site, Target,
+    Breakdown, Bytes, Counter, Frame, Function, Growth, Memory, Report, SCHEMA, Seconds, SelfCheck,
+    Session, Site, Target,
 };
 use super::id::site_id;
 use super::package;
@@ -75,7 +75,7 @@ pub enum End {
 }
 
 /// How it was traced.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct SessionInfo {
     /// When tracing began.
     pub started_at: OffsetDateTime,
@@ -91,6 +91,8 @@ pub struct SessionInfo {
     pub gate: Gate,
     /// Share of the allocator's functions whose calls can be seen, in percent.
     pub coverage_pct: Option<f64>,
+    /// How the calls of each of them are seen.
+    pub functions: Vec<Function>,
     /// Why it ended.
     pub end: End,
     /// Windows that stayed open for too long.
@@ -213,6 +215,7 @@ fn session(session: &SessionInfo, totals: &Totals, heap: &HeapInfo) -> Session {
         allocations_fraction: None,
         gate: session.gate.name(),
         coverage_pct: session.coverage_pct.and_then(finite),
+        functions: session.functions.clone(),
         end: session.end.name(),
         allocations_seen: totals.allocations_seen,
         frees_seen: totals.frees_seen,

@@ -69,6 +69,8 @@ pub struct Session {
     pub gate: &'static str,
     /// Share of the allocator's functions whose calls can be seen.
     pub coverage_pct: Option<f64>,
+    /// The functions of the allocator tables, and how their calls are seen.
+    pub functions: Vec<Function>,
     /// `duration`, `signal`, `target_exited`, `target_exec` or `lost`.
     pub end: &'static str,
     /// Blocks handed out, as seen.
@@ -90,6 +92,17 @@ pub struct Session {
     /// Of these, those whose copy of the gate was closed; the others ended or ran another program first, or a warning
     /// names them.
     pub children_closed: Option<u64>,
+}
+
+/// A function of the allocator tables.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Function {
+    /// `malloc`, `calloc`, `realloc` or `free`.
+    pub name: &'static str,
+    /// The tables that it stands in: `raw`, `mem`, `obj`.
+    pub tables: Vec<&'static str>,
+    /// How its calls are seen: `nop`, `endbr` or `entry`; null where they are not.
+    pub seen: Option<&'static str>,
 }
 
 /// What a trace could verify of itself on the live process.

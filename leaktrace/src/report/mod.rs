@@ -16,8 +16,8 @@ mod text;
 
 pub use build::{End, Findings, Gate, HeapInfo, MemoryInfo, Mode, SessionInfo, TargetInfo, build};
 pub use document::{
-    Breakdown, Bytes, Counter, Frame, Growth, Memory, Report, SCHEMA, Seconds, SelfCheck, Session,
-    Site, Target, TypeShare,
+    Breakdown, Bytes, Counter, Frame, Function, Growth, Memory, Report, SCHEMA, Seconds, SelfCheck,
+    Session, Site, Target, TypeShare,
 };
 pub use id::site_id;
 pub use redact::{Cmdline, cmdline};

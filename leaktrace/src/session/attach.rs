@@ -6,10 +6,11 @@ use std::sync::Arc;
 use super::SessionError;
 use super::plan::Place;
 use super::recognise::Target;
-use crate::cpython::tables::Slot as Function;
+use crate::cpython::tables::{AllocatorTables, Slot as Function};
 use crate::gate::point::{self, GatePoint, Kind};
 use crate::gate::{Gate, Slot};
 use crate::kernel::{KernelError, Probe, Programs};
+use crate::report;
 
 /// What was attached.
 #[derive(Debug)]
@@ -159,6 +160,18 @@ impl Attached {
                 .sum()
         };
         Some(100.0 * slots(true) as f64 / slots(false).max(1) as f64)
+    }
+
+    /// Each function of `tables`, and how its calls are seen.
+    pub(super) fn functions(&self, tables: &AllocatorTables) -> Vec<report::Function> {
+        let named =
+            |address: &u64| tables.named().into_iter().find(|(_, table)| table.address == *address);
+        let function = |(place, point): &(Place, Option<GatePoint>)| report::Function {
+            name: place.function.name(),
+            tables: place.tables.iter().filter_map(named).map(|(name, _)| name).collect(),
+            seen: point.map(|point| point.kind.name()),
+        };
+        self.seen.iter().map(function).collect()
     }
 
     /// Whether frees of the raw domain are seen.

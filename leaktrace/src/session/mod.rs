@@ -244,12 +244,7 @@ impl Session {
     /// The maps of the kernel side cannot be read any more.
     pub fn finish(mut self, end: End) -> Result<Traced, SessionError> {
         let end = self.watch.how_it_ended(end, &self.target);
-        self.close();
-        std::thread::sleep(STRAGGLERS);
-        if !self.attached.gate.is_closed() {
-            // Whoever put back an old table once more does not get away with it.
-            let _ = self.attached.gate.close();
-        }
+        self.close_for_good();
         let duration = self.started.elapsed();
         let is_there = !matches!(end, End::TargetExited | End::TargetExec);
         let census = is_there.then(|| self.heap.count_again(&self.target));
@@ -290,6 +285,7 @@ impl Session {
             end,
             gate,
             coverage_pct: self.attached.coverage_pct(self.target.tables.inlined),
+            functions: self.attached.functions(&self.target.tables),
             overhead_pct,
             snapshot,
             counters,
@@ -321,6 +317,15 @@ impl Session {
                  `leaktrace doctor` when they are gone"
                     .to_owned(),
             );
+        }
+    }
+
+    fn close_for_good(&mut self) {
+        self.close();
+        std::thread::sleep(STRAGGLERS);
+        if !self.attached.gate.is_closed() {
+            // Whoever put back an old table once more does not get away with it.
+            let _ = self.attached.gate.close();
         }
     }
 

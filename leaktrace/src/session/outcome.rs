@@ -11,7 +11,7 @@ use crate::cpython::code::Reason;
 use crate::gate::point::Kind;
 use crate::kernel::Programs;
 use crate::kernel::lock::Lock;
-use crate::report::{End, HeapInfo};
+use crate::report::{End, Function, HeapInfo};
 use crate::target::process::Process;
 
 /// What a session has come to.
@@ -28,6 +28,8 @@ pub struct Traced {
     pub gate: Option<Kind>,
     /// Percent of the table slots whose calls were all seen; `None` where that cannot be told.
     pub coverage_pct: Option<f64>,
+    /// How the calls of each function of the tables were seen.
+    pub functions: Vec<Function>,
     /// Percent of the target's time that went into probes.
     pub overhead_pct: Option<f64>,
     /// The numbers per site.

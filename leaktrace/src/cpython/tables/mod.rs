@@ -54,6 +54,17 @@ impl Slot {
     /// All of them, in the order of the table.
     pub const ALL: [Self; 4] = [Self::Malloc, Self::Calloc, Self::Realloc, Self::Free];
 
+    /// Its name.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Malloc => "malloc",
+            Self::Calloc => "calloc",
+            Self::Realloc => "realloc",
+            Self::Free => "free",
+        }
+    }
+
     /// Bytes from the start of a table.
     #[must_use]
     pub const fn offset(self) -> u64 {

@@ -31,6 +31,18 @@ pub enum Kind {
     Entry,
 }
 
+impl Kind {
+    /// Its name.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Nop => "nop",
+            Self::Endbr => "endbr",
+            Self::Entry => "entry",
+        }
+    }
+}
+
 /// What a hit costs, cheapest first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Cost {

@@ -94,6 +94,10 @@ fn report_of(aggregator: &Aggregator, seconds: u64) -> Report {
             traced_fraction: Some(1.0),
             gate: Gate::Nop,
             coverage_pct: Some(100.0),
+            functions: vec![
+                Function { name: "malloc", tables: vec!["obj", "mem"], seen: Some("nop") },
+                Function { name: "free", tables: vec!["raw"], seen: None },
+            ],
             end: End::Duration,
             window_overruns: 0,
             children: Some((3, 2)),
