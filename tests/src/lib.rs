@@ -3,14 +3,18 @@
 //!
 //! A test that cannot run here says why and passes, except where `LEAKTRACE_E2E=required` (as in CI): there it fails.
 
+mod disassembly;
 mod doctor;
+mod figures;
 mod python;
 mod slots;
 mod symbols;
 mod target;
 mod tracer;
 
+pub use disassembly::allocator_functions;
 pub use doctor::{Found, doctor};
+pub use figures::record;
 pub use python::{Python, debian_python, old_pythons, pythons};
 pub use slots::Slots;
 pub use symbols::SymbolProbes;

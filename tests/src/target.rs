@@ -39,7 +39,7 @@ impl Target {
         environment: &[(&str, &str)],
     ) -> Self {
         note(python);
-        let mut command = Command::new(&python.path);
+        let mut command = python.command();
         command.arg(workload(name)).args(arguments).envs(environment.iter().copied());
         Self::start_command(command)
     }
@@ -141,7 +141,12 @@ impl Drop for Target {
 /// The path of a workload.
 #[must_use]
 pub fn workload(name: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("workloads").join(name)
+    workloads().join(name)
+}
+
+/// The folder of the workloads.
+pub(crate) fn workloads() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("workloads")
 }
 
 /// Notes that a test ran on this interpreter, in the file that `LEAKTRACE_RAN` names: who asked for the tests compares

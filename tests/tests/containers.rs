@@ -100,7 +100,7 @@ impl Copied {
                 fs::copy(file.path(), folder.path().join(name)).expect("it can be copied");
             }
         }
-        Self { folder, python: Python { path, version: python.version.clone() } }
+        Self { folder, python: Python { path, ..python.clone() } }
     }
 
     fn start(&self, original: &Python) -> Target {

@@ -5,8 +5,10 @@
 
 use std::time::Duration;
 
-use leaktrace_tests::{Python, Report, SymbolProbes, Target, Tracer, can_trace, pythons};
-use serde_json::Value;
+use leaktrace_tests::{
+    Python, Report, SymbolProbes, Target, Tracer, allocator_functions, can_trace, pythons, record,
+};
+use serde_json::{Value, json};
 
 /// Share of the blocks that must be seen.
 const WANTED: f64 = 0.999;
@@ -40,6 +42,7 @@ fn every_kind_of_allocation_and_free_is_seen_on_every_python() {
             report.counter("prediction_wrong"),
             report.counter("fresh_pool_found"),
         );
+        record("coverage", &python, figures(&python, &report, &seen));
         for Seen { kind, kept, dropped } in &seen {
             println!(
                 "  {kind:14} kept {:>6} of {:>6}  freed {:>6} of {:>6}",
@@ -69,6 +72,7 @@ fn without_a_gate_an_optimised_python_shows_little_and_the_report_says_so() {
             python.version,
             100.0 * kept / implied
         );
+        record("without a gate", &python, json!({ "seen": kept, "of": implied }));
         if report.0["session"]["coverage_pct"].is_null() {
             assert!(kept < 0.2 * implied, "coverage is said to be unknown, but is not low");
             assert!(!report.0["warnings"].as_array().expect("an array").is_empty());
@@ -99,10 +103,32 @@ fn a_probe_on_the_exported_symbols_sees_next_to_nothing_of_an_optimised_python()
             python.version,
             100.0 * hits as f64 / seen
         );
+        record("symbols", &python, json!({ "symbols": hits, "gate": seen }));
         // Where nothing is inlined the two must agree: they count the same calls in two independent ways.
         let share = hits as f64 / seen;
         assert!(share < 0.2 || (share - 1.0).abs() < 0.001, "the two counts differ");
     }
+}
+
+/// What a table of builds shows of this one.
+fn figures(python: &Python, report: &Report, seen: &[Seen]) -> Value {
+    let blocks = |number: fn(&Seen) -> (f64, f64)| {
+        let (seen, of) = seen.iter().map(number).fold((0.0, 0.0), |a, b| (a.0 + b.0, a.1 + b.1));
+        json!({ "seen": seen, "of": of })
+    };
+    let target = Target::start(python, "coverage.py", &[]);
+    json!({
+        "session": report.0["session"],
+        "warnings": report.0["warnings"],
+        "kept": blocks(|seen| seen.kept),
+        "freed": blocks(|seen| seen.dropped),
+        "predictions": {
+            "right": report.counter("prediction_right"),
+            "wrong": report.counter("prediction_wrong"),
+            "fresh pools": report.counter("fresh_pool_found"),
+        },
+        "disassembly": allocator_functions(target.pid),
+    })
 }
 
 fn trace(python: &Python, arguments: &[&str]) -> (Value, Report) {

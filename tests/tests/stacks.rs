@@ -5,8 +5,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use leaktrace_tests::{Report, Target, Tracer, can_trace, pythons};
-use serde_json::Value;
+use leaktrace_tests::{Report, Target, Tracer, can_trace, pythons, record};
+use serde_json::{Value, json};
 
 /// The frames of a stack, innermost first: function, file and line.
 type Stack = Vec<(String, String, u64)>;
@@ -37,6 +37,11 @@ fn every_frame_of_every_stack_is_what_traceback_says_on_every_python() {
             python.version,
             wanted.len()
         );
+        let marked = seen.iter().filter(|(stack, _)| stack.iter().any(|frame| frame.0 == "?"));
+        let marked: u64 = marked.map(|(_, count)| count).sum();
+        let complete = report.0["session"]["self_check"]["stacks_pct"].clone();
+        let figures = json!({ "right": right, "of": all, "marked": marked, "different": wanted.len(), "complete_pct": complete });
+        record("stacks", &python, figures);
         let first_wrong = wanted.iter().find(|(stack, count)| seen.get(*stack) != Some(*count));
         assert_eq!(first_wrong, None, "{}", python.version);
     }
