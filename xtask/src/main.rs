@@ -14,6 +14,7 @@ mod build_ebpf;
 mod demo;
 mod images;
 mod layouts;
+mod matrix;
 mod pythons;
 mod setup;
 mod shell;
@@ -33,6 +34,7 @@ const TASKS: &[Task] = &[
     Task { name: "build-ebpf", about: build_ebpf::ABOUT, run: build_ebpf::run },
     Task { name: "layouts", about: layouts::ABOUT, run: layouts::run },
     Task { name: "images", about: images::ABOUT, run: images::run },
+    Task { name: "matrix", about: matrix::ABOUT, run: matrix::run },
     Task { name: "tidy", about: tidy::ABOUT, run: tidy::run },
     Task { name: "pythons", about: pythons::ABOUT, run: pythons::run },
 ];

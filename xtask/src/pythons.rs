@@ -12,7 +12,7 @@ pub(crate) const ABOUT: &str =
     "list the CPythons that tests can run against, and which are missing";
 
 /// The minor versions of CPython 3 that leaktrace supports.
-pub(crate) const EXPECTED_MINORS: std::ops::RangeInclusive<u8> = 8..=13;
+pub(crate) const EXPECTED_MINORS: std::ops::RangeInclusive<u8> = 7..=15;
 
 /// One interpreter.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -84,6 +84,18 @@ mod tests {
         assert_eq!(minor_of("3.11.2"), Some(11));
         assert_eq!(minor_of("3.15.0a1"), Some(15));
         assert_eq!(minor_of("2.7.18"), None);
+    }
+
+    #[test]
+    fn the_versions_expected_are_those_that_leaktrace_says_it_supports() {
+        let source = include_str!("../../leaktrace/src/cpython/version.rs");
+        let constant = |name: &str| {
+            let start = format!("pub const {name}: u8 = ");
+            let line = source.lines().find_map(|line| line.strip_prefix(start.as_str()));
+            line.and_then(|line| line.strip_suffix(';')?.parse().ok())
+        };
+        assert_eq!(constant("OLDEST_MINOR"), Some(*EXPECTED_MINORS.start()));
+        assert_eq!(constant("NEWEST_MINOR"), Some(*EXPECTED_MINORS.end()));
     }
 
     #[test]

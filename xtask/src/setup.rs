@@ -73,6 +73,32 @@ pub(crate) fn for_test() -> Result<()> {
     mount_tracefs()
 }
 
+/// Installs those of Debian's packages that are missing.
+///
+/// # Errors
+/// One cannot be installed, or this is no Debian-like system.
+pub(crate) fn install_packages(packages: &[&str]) -> Result<()> {
+    let is_missing = |package: &&str| {
+        shell::capture(Command::new("dpkg-query").args([
+            "--show",
+            "--showformat=${Status}",
+            package,
+        ]))
+        .map_or(true, |status| status.trim() != "install ok installed")
+    };
+    let missing: Vec<&str> = packages.iter().copied().filter(is_missing).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    if shell::find_program("apt-get").is_none() {
+        bail!(
+            "install {}: this is no Debian-like system, the names are Debian's",
+            missing.join(", ")
+        );
+    }
+    apt_install(&missing)
+}
+
 /// Installs the packages of those needs that are not met.
 fn install(needs: &[Need]) -> Result<()> {
     let missing: Vec<&Need> = needs.iter().filter(|need| !(need.is_there)()).collect();

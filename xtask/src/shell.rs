@@ -1,8 +1,9 @@
 //! Runs other programs, and knows where things of this workspace lie.
 
 use std::ffi::OsString;
+use std::fs::OpenOptions;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 use anyhow::{Context as _, Result, bail};
 
@@ -88,6 +89,26 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
     let status = command.status().with_context(|| format!("cannot start {}", shown(command)))?;
     if !status.success() {
         bail!("{} failed: {status}", shown(command));
+    }
+    Ok(())
+}
+
+/// Runs a command that takes long: says so, and lets it write to the end of a file.
+///
+/// # Errors
+/// Where it cannot be started or fails, with the last lines that it wrote.
+pub(crate) fn run_logged(command: &mut Command, log: &Path) -> Result<()> {
+    println!("{}, see {}", shown(command), log.display());
+    let open = || OpenOptions::new().create(true).append(true).open(log);
+    let file = open().with_context(|| format!("cannot write `{}`", log.display()))?;
+    command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
+    let status = command.status().with_context(|| format!("cannot start {}", shown(command)))?;
+    if !status.success() {
+        let text = std::fs::read(log).unwrap_or_default();
+        let text = String::from_utf8_lossy(&text);
+        let last: Vec<&str> = text.lines().rev().take(5).collect();
+        let last: Vec<&str> = last.into_iter().rev().collect();
+        bail!("{} failed: {status}\n{}", shown(command), last.join("\n"));
     }
     Ok(())
 }

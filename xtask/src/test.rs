@@ -14,7 +14,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::build_ebpf::{self, Toolchain};
 use crate::pythons::{self, Python};
-use crate::{setup, shell, tidy};
+use crate::{matrix, setup, shell, tidy};
 
 pub(crate) const ABOUT: &str =
     "run every check and test: [--fast] for those without root, kernel and BPF toolchain";
@@ -46,6 +46,7 @@ const FULL: &[Step] = &[
     Step { name: "unit tests", run: unit_tests_as_root },
     Step { name: "end-to-end tests, committed BPF object", run: tests_on_committed_object },
     Step { name: "end-to-end tests, BPF object built here", run: tests_on_fresh_object },
+    Step { name: "coverage on the builds in the cache", run: tests_on_cached_builds },
     Step { name: "documentation", run: documentation },
 ];
 
@@ -210,6 +211,21 @@ fn end_to_end(object: Option<&Path>) -> Result<Ran> {
     let passed = run_tests(required(&mut cargo)?)?;
     compare_pythons(&fs::read_to_string(&ran).context("no end-to-end test ran on any Python")?)?;
     Ok(Some(passed))
+}
+
+/// What of `cargo xtask matrix` is quick, on those of its builds that happen to be here.
+fn tests_on_cached_builds() -> Result<Ran> {
+    let builds = matrix::here()?;
+    if builds.is_empty() {
+        println!("none is here: `cargo xtask matrix` makes them");
+        return Ok(None);
+    }
+    let mut cargo = shell::cargo()?;
+    cargo.args(["test", "--locked", "--package", "leaktrace-tests", "--test", "coverage"]);
+    cargo.args(["--", "--test-threads=1"]);
+    cargo.env("LEAKTRACE_BIN", shell::target_directory()?.join("debug/leaktrace"));
+    cargo.env("LEAKTRACE_PYTHONS", builds.join(":"));
+    run_tests(required(&mut cargo)?).map(Some)
 }
 
 /// Compares the versions of Python that tests ran on with those that are here.

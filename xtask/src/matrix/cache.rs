@@ -1,0 +1,86 @@
+//! The folder outside of the checkout in which what takes long is kept: `$LEAKTRACE_CACHE`, else
+//! `$XDG_CACHE_HOME/leaktrace`, else `~/.cache/leaktrace`.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+
+/// The folder. What is in it can be deleted at any time, and is made anew when it is needed.
+#[derive(Clone, Debug)]
+pub(super) struct Cache {
+    root: PathBuf,
+}
+
+impl Cache {
+    /// The folder that the environment names. It need not exist.
+    ///
+    /// # Errors
+    /// Where the environment names none and there is no home.
+    pub(super) fn find() -> Result<Self> {
+        let named = |name| std::env::var_os(name).filter(|value| !value.is_empty());
+        let root = named("LEAKTRACE_CACHE")
+            .map(PathBuf::from)
+            .or_else(|| named("XDG_CACHE_HOME").map(|cache| Path::new(&cache).join("leaktrace")))
+            .or_else(|| std::env::home_dir().map(|home| home.join(".cache/leaktrace")))
+            .context("there is no home directory: set LEAKTRACE_CACHE to a folder")?;
+        Ok(Self::at(&std::path::absolute(root)?))
+    }
+
+    /// The one in this folder.
+    pub(super) fn at(root: &Path) -> Self {
+        Self { root: root.to_owned() }
+    }
+
+    /// A private root for apt, whose sources are not the system's.
+    pub(super) fn apt(&self) -> PathBuf {
+        self.root.join("apt")
+    }
+
+    /// Where source packages are downloaded to.
+    pub(super) fn sources(&self) -> PathBuf {
+        self.root.join("src")
+    }
+
+    /// Debian's unstable distribution, in a folder to be a root.
+    pub(super) fn debian_sid(&self) -> PathBuf {
+        self.root.join("debian-sid")
+    }
+
+    /// Where a build is made.
+    pub(super) fn build(&self, name: &str) -> PathBuf {
+        self.root.join("build").join(name)
+    }
+
+    /// Where a build is installed.
+    pub(super) fn python(&self, name: &str) -> PathBuf {
+        self.root.join("pythons").join(name)
+    }
+
+    /// The file that says that a folder of the cache is complete, and of what recipe.
+    pub(super) fn mark(folder: &Path) -> PathBuf {
+        let mut path = folder.as_os_str().to_owned();
+        path.push(".done");
+        PathBuf::from(path)
+    }
+
+    /// What a long command writes.
+    ///
+    /// # Errors
+    /// The folder cannot be made.
+    pub(super) fn log(&self, name: &str) -> Result<PathBuf> {
+        let folder = self.root.join("log");
+        make(&folder)?;
+        Ok(folder.join(format!("{name}.log")))
+    }
+
+    /// Where the result of a row is.
+    pub(super) fn result(&self, row: &str) -> PathBuf {
+        self.root.join("matrix").join(format!("{row}.json"))
+    }
+}
+
+/// Makes a folder and those above it.
+pub(super) fn make(folder: &Path) -> Result<()> {
+    fs::create_dir_all(folder).with_context(|| format!("cannot make `{}`", folder.display()))
+}

@@ -1,0 +1,145 @@
+//! What Debian has: its unstable distribution in a folder, and the sources of its CPythons. Neither touches the
+//! system's own list of sources.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context as _, Result, bail};
+
+use super::cache::{self, Cache};
+use crate::{setup, shell};
+
+/// The distributions whose sources are looked at, the newest first.
+const SUITES: [&str; 3] = ["sid", "trixie", "bookworm"];
+
+/// What is installed in the folder. Those that the distribution has not (any more) are left out.
+const PYTHONS: [&str; 9] = [
+    "python3.13",
+    "python3.13-nopie",
+    "python3.13-dbg",
+    "python3.14",
+    "python3.14-nopie",
+    "python3.14-dbg",
+    "python3.15",
+    "python3.15-nopie",
+    "python3.15-dbg",
+];
+
+/// Makes the folder of the unstable distribution and installs its CPythons there.
+///
+/// # Errors
+/// The archive cannot be reached, or this is not root.
+pub(super) fn install_sid(cache: &Cache) -> Result<()> {
+    let folder = cache.debian_sid();
+    if !folder.join("usr/bin/apt-get").is_file() {
+        setup::install_packages(&["debootstrap"])?;
+        cache::make(folder.parent().context("the cache is a folder")?)?;
+        let mut debootstrap = shell::as_root("debootstrap")?;
+        debootstrap.args(["--variant=minbase", "sid"]).arg(&folder).arg(archive()?);
+        shell::run_logged(&mut debootstrap, &cache.log("debian-sid")?)?;
+        // No package is to start anything in there.
+        fs::write(folder.join("usr/sbin/policy-rc.d"), "#!/bin/sh\nexit 101\n")?;
+        shell::run(Command::new("chmod").arg("+x").arg(folder.join("usr/sbin/policy-rc.d")))?;
+    }
+    let log = cache.log("debian-sid-pythons")?;
+    shell::run_logged(in_folder(&folder)?.args(["apt-get", "update"]), &log)?;
+    let known = |name: &&str| -> bool {
+        in_folder(&folder).is_ok_and(|mut chroot| {
+            let shown = shell::capture(chroot.args(["apt-cache", "show", name]));
+            shown.is_ok_and(|text| !text.is_empty())
+        })
+    };
+    let packages: Vec<&str> = PYTHONS.into_iter().filter(known).collect();
+    println!("Debian sid has {}", packages.join(", "));
+    let mut install = in_folder(&folder)?;
+    install.env("DEBIAN_FRONTEND", "noninteractive");
+    install.args(["apt-get", "install", "--yes", "--no-install-recommends"]).args(packages);
+    shell::run_logged(&mut install, &log)
+}
+
+/// The versions of the folder's CPythons and C library, as `NAME VERSION`.
+pub(super) fn versions_of_sid(cache: &Cache) -> Vec<String> {
+    let query = "dpkg-query --show --showformat '${Package} ${Version}\\n' libc6 'python3.??'";
+    let asked = in_folder(&cache.debian_sid())
+        .and_then(|mut chroot| shell::capture(chroot.args(["sh", "-c", query])));
+    asked.unwrap_or_default().lines().map(str::to_owned).collect()
+}
+
+fn in_folder(folder: &Path) -> Result<Command> {
+    let mut chroot = shell::as_root("chroot")?;
+    chroot.arg(folder);
+    Ok(chroot)
+}
+
+/// CPython's own source of a minor version, as Debian's source package holds it.
+///
+/// # Errors
+/// The archive has none, or cannot be reached.
+pub(super) fn source(cache: &Cache, minor: u8) -> Result<PathBuf> {
+    let folder = cache.sources();
+    cache::make(&folder)?;
+    if let Some(found) = downloaded(&folder, minor)? {
+        return Ok(found);
+    }
+    let apt = private_apt(cache)?;
+    let package = format!("python3.{minor}");
+    let listed = shell::capture(Command::new("apt-cache").args(&apt).args(["madison", &package]))?;
+    // An archive in motion lists versions that it has not any more, and the other way round.
+    for version in listed.lines().filter_map(|line| line.split('|').nth(1)) {
+        let mut download = Command::new("apt-get");
+        download.args(&apt).args(["source", "--download-only"]);
+        download.arg(format!("{package}={}", version.trim())).current_dir(&folder);
+        match shell::capture(&mut download) {
+            Ok(_) => break,
+            Err(error) => println!("{error:#}"),
+        }
+    }
+    match downloaded(&folder, minor)? {
+        Some(found) => Ok(found),
+        None => bail!("the archive has no source of {package}"),
+    }
+}
+
+fn downloaded(folder: &Path, minor: u8) -> Result<Option<PathBuf>> {
+    let begin = format!("python3.{minor}_");
+    let mut found: Vec<PathBuf> = fs::read_dir(folder)?
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            name.starts_with(&begin) && name.contains(".orig.tar.") && !name.ends_with(".asc")
+        })
+        .collect();
+    found.sort();
+    Ok(found.pop())
+}
+
+/// The mirror of Debian's archive that the system uses.
+fn archive() -> Result<String> {
+    let format = "$(ORIGIN) $(LABEL) $(REPO_URI)";
+    let known = shell::capture(Command::new("apt-get").args(["indextargets", "--format", format]))?;
+    let archive = known.lines().find_map(|line| line.strip_prefix("Debian Debian "));
+    Ok(archive.context("apt knows no archive of Debian: this row needs one")?.to_owned())
+}
+
+/// Options for apt that make it use lists of its own, refreshed.
+fn private_apt(cache: &Cache) -> Result<Vec<String>> {
+    let root = cache.apt();
+    let folders =
+        ["etc/apt/sources.list.d", "etc/apt/preferences.d", "etc/apt/apt.conf.d", "var/lib/dpkg"];
+    for folder in
+        folders.iter().chain(&["var/lib/apt/lists/partial", "var/cache/apt/archives/partial"])
+    {
+        cache::make(&root.join(folder))?;
+    }
+    fs::write(root.join("var/lib/dpkg/status"), "")?;
+    let signed = "[signed-by=/usr/share/keyrings/debian-archive-keyring.gpg]";
+    let archive = archive()?;
+    let sources: Vec<String> =
+        SUITES.iter().map(|suite| format!("deb-src {signed} {archive} {suite} main\n")).collect();
+    fs::write(root.join("etc/apt/sources.list"), sources.concat())?;
+    let options =
+        [format!("-oDir={}", root.display()), "-oAPT::Sandbox::User=root".to_owned()].to_vec();
+    shell::run(Command::new("apt-get").args(&options).args(["update", "--quiet"]))?;
+    Ok(options)
+}
