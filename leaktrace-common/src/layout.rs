@@ -62,6 +62,14 @@ pub struct PymallocLayout {
     pub usedpools: u64,
     /// Address of the main interpreter, whose pools these are; 0 where all interpreters share them.
     pub interpreter: u64,
+    /// Offset in an interpreter of the pointer to its `obmalloc` state (from 3.13 on), or of `obmalloc.pools.used` itself
+    /// (3.12); 0 where the pools of other interpreters than the main one are not known.
+    pub state: u64,
+    /// Offset of `pools.used` in the state that the pointer leads to.
+    pub used: u64,
+    /// Offset of `PyInterpreterState.feature_flags` in 3.12, where one of them says whose pools an interpreter uses; 0
+    /// where [`Self::state`] is of a pointer, which says it.
+    pub feature_flags: u64,
     /// Bytes of a pool (`POOL_SIZE`): 4 KiB up to 3.9, 16 KiB from 3.10 on. A power of two.
     pub pool_bytes: u64,
     /// Bytes between a pool's start and its first block (`POOL_OVERHEAD`).

@@ -25,6 +25,9 @@ pub const KNOWN_STACKS: u32 = 65_536;
 /// Threads that can be inside an allocator call at the same time.
 pub const IN_FLIGHT: u32 = 8_192;
 
+/// Interpreters with pools of their own whose fresh pools are followed at the same time.
+pub const INTERPRETERS: u32 = 1_024;
+
 /// Bytes of the event ring buffer: at 400,000 events of 48 bytes a second it bridges three seconds without a reader.
 pub const RING_BYTES: u32 = 64 << 20;
 

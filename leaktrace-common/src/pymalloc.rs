@@ -65,6 +65,33 @@ const fn empty_pool(layout: &PymallocLayout, class: u64) -> u64 {
     used_pool(layout, class) - 16
 }
 
+/// `Py_RTFLAGS_USE_MAIN_OBMALLOC` of `Include/cpython/pystate.h`, among an interpreter's `feature_flags`.
+const USE_MAIN_OBMALLOC: u64 = 1 << 5;
+
+/// The `usedpools` that `interpreter` allocates from (`get_state` in `Objects/obmalloc.c`); `None` where they are not
+/// known.
+#[inline(always)]
+pub fn usedpools_of<M: Memory>(
+    memory: &M,
+    layout: &PymallocLayout,
+    interpreter: u64,
+) -> Option<u64> {
+    if layout.interpreter == 0 || interpreter == layout.interpreter {
+        return Some(layout.usedpools);
+    }
+    if layout.state == 0 {
+        return None;
+    }
+    let place = interpreter.wrapping_add(layout.state);
+    if layout.feature_flags != 0 {
+        let flags = memory.word(interpreter.wrapping_add(layout.feature_flags)).ok()?;
+        let shares = flags & USE_MAIN_OBMALLOC != 0;
+        return Some(if shares { layout.usedpools } else { place });
+    }
+    // Until its first allocation an interpreter has none.
+    memory.word(place).ok().filter(|&state| state != 0).map(|state| state.wrapping_add(layout.used))
+}
+
 /// Predicts the block for a request of `size` bytes that [`is_small`].
 ///
 /// # Errors

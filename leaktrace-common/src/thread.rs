@@ -25,6 +25,9 @@ pub struct Thread {
 
 /// Reads the thread state of the thread whose thread pointer is `fsbase`.
 ///
+/// A thread-local thread state is the thread's own, and 0 while it does not hold the GIL. The one that a word of the
+/// runtime names is the holder's, and its `thread_id` tells whether that is this thread.
+///
 /// # Errors
 /// [`NoStack`] says why there is none.
 #[inline(always)]
@@ -33,6 +36,31 @@ pub fn current<M: Memory>(
     layout: &ThreadLayout,
     fsbase: u64,
 ) -> Result<Thread, NoStack> {
+    let state = found(memory, layout, fsbase)?;
+    if layout.source != THREAD_TLS && word(memory, state, layout.thread_id)? != fsbase {
+        return Err(NoStack::Foreign);
+    }
+    follow(memory, layout, state)
+}
+
+/// As [`current`], for a thread that must hold the GIL in what it does. Of such a thread `thread_id` is not asked: up to
+/// 3.12 a sub-interpreter may run on another thread than the one that made its thread state.
+///
+/// # Errors
+/// [`NoStack`] says why there is none.
+#[inline(always)]
+pub fn gil_holder<M: Memory>(
+    memory: &M,
+    layout: &ThreadLayout,
+    fsbase: u64,
+) -> Result<Thread, NoStack> {
+    let state = found(memory, layout, fsbase)?;
+    follow(memory, layout, state)
+}
+
+/// The address of the current thread state.
+#[inline(always)]
+fn found<M: Memory>(memory: &M, layout: &ThreadLayout, fsbase: u64) -> Result<u64, NoStack> {
     if layout.source == THREAD_NONE {
         return Err(NoStack::NoThread);
     }
@@ -42,12 +70,11 @@ pub fn current<M: Memory>(
         layout.location
     };
     let state = memory.word(location).map_err(|_fault| NoStack::Fault)?;
-    if state == 0 {
-        return Err(NoStack::NoThread);
-    }
-    if word(memory, state, layout.thread_id)? != fsbase {
-        return Err(NoStack::Foreign);
-    }
+    if state == 0 { Err(NoStack::NoThread) } else { Ok(state) }
+}
+
+#[inline(always)]
+fn follow<M: Memory>(memory: &M, layout: &ThreadLayout, state: u64) -> Result<Thread, NoStack> {
     let mut frame = word(memory, state, layout.frame)?;
     if layout.indirect != 0 && frame != 0 {
         frame = word(memory, frame, layout.cframe_current_frame)?;

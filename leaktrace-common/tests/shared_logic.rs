@@ -168,8 +168,11 @@ fn a_thread_state_counts_only_for_its_own_thread() {
     let found = Thread { interpreter: 0xaaa, frame: 0xbbb };
     assert_eq!(thread::current(&image, &layout, 0xf5), Ok(found));
     assert_eq!(thread::current(&image, &layout, 0xf6), Err(NoStack::Foreign));
+    assert_eq!(thread::gil_holder(&image, &layout, 0xf6), Ok(found), "it has the GIL");
     let tls = ThreadLayout { source: THREAD_TLS, location: 0x100 - 0xf5, ..layout };
     assert_eq!(thread::current(&image, &tls, 0xf5), Ok(found));
+    image.set(0x1018, 0xf6);
+    assert_eq!(thread::current(&image, &tls, 0xf5), Ok(found), "another thread made it");
     image.set(0x100, 0);
     assert_eq!(thread::current(&image, &layout, 0xf5), Err(NoStack::NoThread));
     assert_eq!(thread::current(&Image::default(), &layout, 0xf5), Err(NoStack::Fault));
@@ -178,6 +181,9 @@ fn a_thread_state_counts_only_for_its_own_thread() {
 const POOLS: PymallocLayout = PymallocLayout {
     usedpools: 0x10_0000,
     interpreter: 0,
+    state: 0,
+    used: 0,
+    feature_flags: 0,
     pool_bytes: 4096,
     pool_header: 48,
     class_shift: 4,
@@ -207,6 +213,26 @@ fn the_next_block_is_the_head_of_the_first_used_pools_free_list() {
     let mut empty = Image::default();
     empty.set(POOLS.usedpools + 16, POOLS.usedpools);
     assert_eq!(pymalloc::predict(&empty, &POOLS, 17), Ok(Prediction::FreshPool));
+}
+
+#[test]
+fn an_interpreter_allocates_from_its_own_pools_or_from_the_main_ones() {
+    let mut image = Image::default();
+    image.set(0x3000 + 0x18, 1 << 5).set(0x4000 + 0x18, 0).set(0x4000 + 0x20, 0x9000);
+    let used =
+        |layout: PymallocLayout, interpreter| pymalloc::usedpools_of(&image, &layout, interpreter);
+    assert_eq!(used(POOLS, 0x4000), Some(POOLS.usedpools), "all share");
+    let main = PymallocLayout { interpreter: 0x1000, ..POOLS };
+    assert_eq!(used(main, 0x1000), Some(POOLS.usedpools));
+    assert_eq!(used(main, 0x4000), None, "nobody knows where");
+    let embedded = PymallocLayout { state: 0x40, feature_flags: 0x18, ..main };
+    assert_eq!(used(embedded, 0x3000), Some(POOLS.usedpools), "by its flags");
+    assert_eq!(used(embedded, 0x4000), Some(0x4040));
+    assert_eq!(used(embedded, 0x5000), None, "not mapped");
+    let pointer = PymallocLayout { state: 0x20, used: 8, ..main };
+    assert_eq!(used(pointer, 0x4000), Some(0x9008));
+    image.set(0x4000 + 0x20, 0);
+    assert_eq!(pymalloc::usedpools_of(&image, &pointer, 0x4000), None, "no allocation yet");
 }
 
 #[test]

@@ -35,6 +35,9 @@ static CONFIG: Config = Config {
     pymalloc: PymallocLayout {
         usedpools: 0,
         interpreter: 0,
+        state: 0,
+        used: 0,
+        feature_flags: 0,
         pool_bytes: 0,
         pool_header: 0,
         class_shift: 0,
@@ -113,6 +116,9 @@ pub(crate) fn pymalloc() -> PymallocLayout {
     PymallocLayout {
         usedpools: load!(pymalloc.usedpools),
         interpreter: load!(pymalloc.interpreter),
+        state: load!(pymalloc.state),
+        used: load!(pymalloc.used),
+        feature_flags: load!(pymalloc.feature_flags),
         pool_bytes: load!(pymalloc.pool_bytes),
         pool_header: load!(pymalloc.pool_header),
         class_shift: load!(pymalloc.class_shift),

@@ -5,7 +5,8 @@ use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf};
 use leaktrace_common::config::{TargetIdentity, switch};
 use leaktrace_common::counter::{Counter, SLOTS};
 use leaktrace_common::limits::{
-    DESCENDANTS as MOST_DESCENDANTS, FORK_RING_BYTES, IN_FLIGHT, KNOWN_STACKS, RING_BYTES,
+    DESCENDANTS as MOST_DESCENDANTS, FORK_RING_BYTES, IN_FLIGHT, INTERPRETERS, KNOWN_STACKS,
+    RING_BYTES,
 };
 
 /// Records for userspace, written by the programs, read by a timer: no record wakes the reader up.
@@ -24,10 +25,22 @@ pub(crate) static IN_OBJ: HashMap<u64, Call> = HashMap::with_max_entries(IN_FLIG
 #[map]
 pub(crate) static IN_RAW: HashMap<u64, Call> = HashMap::with_max_entries(IN_FLIGHT, 0);
 
-/// The allocation from a fresh pool whose block the next event of the interpreter tells; at most one at a time, since
-/// the GIL is held from one to the other.
+/// The allocation from a fresh pool whose block the next event of the interpreter tells, at [`MAIN`]; at most one at a
+/// time, since the GIL is held from one to the other. At [`OTHERS`], `size` is 1 once an interpreter with pools of its
+/// own had one: theirs are in [`FRESH_OF_OTHERS`].
 #[map]
-pub(crate) static FRESH: Array<Call> = Array::with_max_entries(1, 0);
+pub(crate) static FRESH: Array<Call> = Array::with_max_entries(2, 0);
+
+/// Index into [`FRESH`]: of the main interpreter, and of those that share its pools.
+pub(crate) const MAIN: u32 = 0;
+/// Index into [`FRESH`]: of the sign that others have been seen.
+pub(crate) const OTHERS: u32 = 1;
+
+/// The same for interpreters with pools of their own, by the address of their `usedpools`. Each has a GIL of its own or
+/// shares one: either way it has one such allocation at most.
+#[map]
+pub(crate) static FRESH_OF_OTHERS: LruHashMap<u64, Call> =
+    LruHashMap::with_max_entries(INTERPRETERS, 0);
 
 /// Records of processes that the target made. Not among the others, which can fill their buffer and keep the reader
 /// busy: a child's gate must be closed soon.
@@ -68,6 +81,8 @@ pub(crate) struct Call {
     pub(crate) tid: u64,
     /// What the call's end must record: an event domain.
     pub(crate) domain: u64,
+    /// The `usedpools` that the block comes from; 0 where that is not known or does not matter.
+    pub(crate) usedpools: u64,
 }
 
 /// Counts one more of `counter`.

@@ -18,7 +18,18 @@ use crate::target::{Target, thread_pointer};
 /// The Python thread state of the thread that runs; `None`, and counted, where it has none.
 #[inline(always)]
 pub(crate) fn current_thread() -> Option<Thread> {
-    match thread::current(&Target, &config::thread(), thread_pointer()) {
+    counted(thread::current(&Target, &config::thread(), thread_pointer()))
+}
+
+/// The same in a function that is called with the GIL alone.
+#[inline(always)]
+pub(crate) fn gil_holder() -> Option<Thread> {
+    counted(thread::gil_holder(&Target, &config::thread(), thread_pointer()))
+}
+
+#[inline(always)]
+fn counted(thread: Result<Thread, NoStack>) -> Option<Thread> {
+    match thread {
         Ok(thread) => Some(thread),
         Err(reason) => {
             count(match reason {

@@ -11,13 +11,14 @@ use aya_log_ebpf::debug;
 use leaktrace_common::counter::Counter;
 use leaktrace_common::event::{domain, kind};
 use leaktrace_common::pymalloc::{self, Prediction, Resize};
+use leaktrace_common::thread;
 
 use super::argument;
 use crate::config;
 use crate::emit;
-use crate::maps::{Call, FRESH, IN_OBJ, count, predictions_trusted};
-use crate::stack::{current_thread, stack_id};
-use crate::target::{Target, thread_id};
+use crate::maps::{Call, FRESH, FRESH_OF_OTHERS, IN_OBJ, MAIN, OTHERS, count, predictions_trusted};
+use crate::stack::{gil_holder, stack_id};
+use crate::target::{Target, thread_id, thread_pointer};
 
 /// `obj.malloc(ctx, size)`
 #[uprobe]
@@ -92,30 +93,38 @@ fn enter(tid: u32, old: u64, size: u64) {
         }
         domain = domain::RAW;
     }
-    let thread = current_thread();
+    let thread = gil_holder();
     let stack = thread.map_or(0, |thread| stack_id(thread.frame));
-    let mut call =
-        Call { size, stack, predicted: 0, old, tid: u64::from(tid), domain: u64::from(domain) };
+    let mut call = Call {
+        size,
+        stack,
+        predicted: 0,
+        old,
+        tid: u64::from(tid),
+        domain: u64::from(domain),
+        usedpools: 0,
+    };
     if domain == domain::RAW {
         wait(&call);
         return;
     }
-    let layout = config::pymalloc();
+    let mut layout = config::pymalloc();
     let trusted = predictions_trusted();
     if layout.usedpools == 0 {
         wait(&call);
         return;
     }
-    if layout.interpreter != 0
-        && thread.is_some_and(|thread| thread.interpreter != layout.interpreter)
-    {
+    let interpreter = thread.map_or(layout.interpreter, |thread| thread.interpreter);
+    let Some(usedpools) = pymalloc::usedpools_of(&Target, &layout, interpreter) else {
         if trusted {
             count(Counter::OtherInterpreter)
         } else {
             wait(&call)
         }
         return;
-    }
+    };
+    layout.usedpools = usedpools;
+    call.usedpools = usedpools;
     match pymalloc::predict(&Target, &layout, size) {
         Ok(Prediction::Block(block)) if trusted => record(tid, &call, block),
         Ok(Prediction::FreshPool) if trusted => defer(tid, &call),
@@ -136,7 +145,7 @@ fn resize(tid: u32, old: u64, size: u64) {
         // The raw domain's realloc follows and records it.
         Resize::NotPymalloc => {}
         Resize::Stays => {
-            let stack = current_thread().map_or(0, |thread| stack_id(thread.frame));
+            let stack = gil_holder().map_or(0, |thread| stack_id(thread.frame));
             emit::realloc(domain::OBJ, tid, old, old, size, stack);
         }
         Resize::Moves => enter(tid, old, size),
@@ -186,46 +195,83 @@ fn wait(call: &Call) {
     }
 }
 
-/// Leaves the call's block to the next event; what it frees is told now.
+/// Leaves the call's block to the next event of its interpreter; what it frees is told now.
 #[inline(always)]
 fn defer(tid: u32, call: &Call) {
     if call.old != 0 {
         emit::realloc(domain::OBJ, tid, call.old, 0, call.size, 0);
     }
-    if let Some(fresh) = FRESH.get_ptr_mut(0) {
-        // SAFETY: the GIL is held by this thread, which alone writes here; the slot is never removed.
+    if call.usedpools == config::pymalloc().usedpools {
+        put(MAIN, call);
+        return;
+    }
+    if FRESH_OF_OTHERS.insert(&call.usedpools, call, 0).is_err() {
+        count(Counter::FreshPoolLost);
+        return;
+    }
+    put(OTHERS, &Call { size: 1, ..*call });
+}
+
+#[inline(always)]
+fn put(index: u32, call: &Call) {
+    if let Some(fresh) = FRESH.get_ptr_mut(index) {
+        // SAFETY: the slot is never removed. At MAIN, the GIL is held by this thread, which alone writes here; at OTHERS,
+        // nobody reads anything but that `size` is not 0.
         unsafe { *fresh = *call };
     }
 }
 
-/// Records the block of the last call, if it came from a fresh pool.
+/// Records the block of the last call of this thread's interpreter, if it came from a fresh pool.
 #[inline(always)]
 fn settle_fresh() {
-    if let Some(fresh) = FRESH.get_ptr_mut(0) {
-        // SAFETY: the slot is never removed; the GIL is held by this thread.
-        if unsafe { (*fresh).size } != 0 {
-            settle(fresh);
-        }
+    let is_pending = |index| {
+        // SAFETY: the slot is never removed, and one word is read.
+        FRESH.get_ptr(index).is_some_and(|fresh| unsafe { (*fresh).size } != 0)
+    };
+    if is_pending(MAIN) || is_pending(OTHERS) {
+        settle_own();
     }
 }
 
 #[inline(never)]
-fn settle(fresh: *mut Call) -> u32 {
-    if fresh.is_null() {
-        return 0;
+fn settle_own() -> u32 {
+    let layout = config::pymalloc();
+    let mut usedpools = layout.usedpools;
+    if layout.interpreter != 0
+        && let Ok(thread) = thread::gil_holder(&Target, &config::thread(), thread_pointer())
+    {
+        usedpools = pymalloc::usedpools_of(&Target, &layout, thread.interpreter).unwrap_or(0);
     }
-    // SAFETY: the slot is never removed; the GIL is held by this thread.
+    let fresh = if usedpools == layout.usedpools {
+        FRESH.get_ptr_mut(MAIN)
+    } else {
+        FRESH_OF_OTHERS.get_ptr_mut(&usedpools)
+    };
+    if let Some(fresh) = fresh {
+        settle(fresh);
+    }
+    0
+}
+
+#[inline(always)]
+fn settle(fresh: *mut Call) {
+    // SAFETY: the GIL of the interpreter is held by this thread; an entry that gives way to another's is not reused
+    // before this program is over.
     let call = unsafe { *fresh };
+    if call.size == 0 {
+        return;
+    }
     // SAFETY: as above.
     unsafe { (*fresh).size = 0 };
-    match pymalloc::fresh_block(&Target, &config::pymalloc(), call.size) {
+    let mut layout = config::pymalloc();
+    layout.usedpools = call.usedpools;
+    match pymalloc::fresh_block(&Target, &layout, call.size) {
         Some(block) => {
             count(Counter::FreshPoolFound);
             emit::alloc(domain::OBJ, call.tid as u32, block, call.size, call.stack);
         }
         None => count(Counter::FreshPoolLost),
     }
-    0
 }
 
 /// The end of a call that waited.

@@ -7,6 +7,7 @@ pub mod debug_offsets;
 mod interpreters;
 pub mod layout;
 pub mod lines;
+pub mod obmalloc;
 pub mod runtime;
 mod snapshot;
 pub mod tables;

@@ -202,12 +202,14 @@ fn through_dtv(
     distances.all(|other| other == first).then_some(first)
 }
 
-/// Whether no thread contradicts the offset. One that cannot be read has ended.
+/// Whether no thread contradicts the offset: a thread that serves several interpreters has a state of each. One that
+/// cannot be read has ended.
 fn verified(memory: &dyn ReadMemory, threads: &[KnownThread], offset: i64) -> bool {
     threads.iter().all(|thread| {
-        memory
-            .read_u64(thread.pointer.wrapping_add_signed(offset))
-            .map_or(true, |word| word == 0 || word == thread.state)
+        memory.read_u64(thread.pointer.wrapping_add_signed(offset)).map_or(true, |word| {
+            let own = |known: &KnownThread| known.pointer == thread.pointer && known.state == word;
+            word == 0 || threads.iter().any(own)
+        })
     })
 }
 

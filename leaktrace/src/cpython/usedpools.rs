@@ -47,6 +47,9 @@ pub enum Reason {
     /// There are several.
     #[error("several arrays of {CLASSES} size classes in the interpreter's data")]
     Ambiguous,
+    /// The table of the version does not tell how far apart size classes are.
+    #[error("the distance of its size classes is not known")]
+    UnknownClasses,
 }
 
 /// Bytes of a pool: 16 KiB since 3.10, 4 KiB before.

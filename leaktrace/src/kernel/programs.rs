@@ -314,11 +314,14 @@ mod tests {
 
     use super::*;
 
-    /// The shapes of CPython 3.8 and of 3.12: every branch of the programs is live in one of them.
-    fn configurations() -> [Config; 2] {
+    /// The shapes of CPython 3.8, 3.12 and 3.13: every branch of the programs is live in one of them.
+    fn configurations() -> [Config; 3] {
         let pymalloc = PymallocLayout {
             usedpools: 0x1000,
             interpreter: 0x2000,
+            state: 0x30,
+            used: 0x40,
+            feature_flags: 0x50,
             pool_bytes: 16 << 10,
             pool_header: 48,
             class_shift: 4,
@@ -366,7 +369,8 @@ mod tests {
             },
             ..old
         };
-        [old, new]
+        let pointer = PymallocLayout { feature_flags: 0, ..pymalloc };
+        [old, new, Config { pymalloc: pointer, ..new }]
     }
 
     #[test]

@@ -15,7 +15,7 @@ use crate::cpython::layout::Layout;
 use crate::cpython::runtime::Runtime;
 use crate::cpython::tables::{self, AllocatorTables};
 use crate::cpython::version::{self, Version};
-use crate::cpython::{debug_offsets, thread_source, usedpools};
+use crate::cpython::{debug_offsets, obmalloc, thread_source, usedpools};
 use crate::kernel::features::Kernel;
 use crate::target::memory::ProcessMemory;
 use crate::target::module::Module;
@@ -94,13 +94,10 @@ impl Target {
         let mut warnings = Vec::new();
         let thread =
             thread_layout(&module, &memory, &layout, runtime, &interpreters, &mut warnings);
-        let mut pymalloc = PymallocLayout {
-            interpreter: own_pools(&version, &interpreters),
-            ..layout.pymalloc_layout().unwrap_or_default()
-        };
+        let mut pymalloc = PymallocLayout::default();
         if serves_from_pools(&tables, &module) {
-            match usedpools::find(&module, &memory, &version) {
-                Ok(found) => pymalloc.usedpools = found.address,
+            match pools(&module, &memory, &layout, &version, interpreters.main) {
+                Ok(known) => pymalloc = known,
                 Err(reason) => warnings.push(format!(
                     "blocks are not predicted but awaited, at a higher cost to the target: {reason}"
                 )),
@@ -138,9 +135,17 @@ fn in_initial_pid_namespace() -> bool {
     std::fs::read_link("/proc/self/ns/pid").is_ok_and(|link| link.as_os_str() == "pid:[4026531836]")
 }
 
-/// From 3.12 on interpreters may have pools of their own; before, all share one array.
-fn own_pools(version: &Version, interpreters: &Runtime) -> u64 {
-    if version.minor >= 12 { interpreters.main } else { 0 }
+/// Where the interpreters' pools are.
+fn pools(
+    module: &Module,
+    memory: &ProcessMemory,
+    layout: &Layout,
+    version: &Version,
+    main: u64,
+) -> Result<PymallocLayout, usedpools::Reason> {
+    let found = usedpools::find(module, memory, version)?;
+    let known = obmalloc::places(memory, layout, main, found.address);
+    known.ok_or(usedpools::Reason::UnknownClasses)
 }
 
 fn thread_layout(

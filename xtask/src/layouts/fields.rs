@@ -75,6 +75,7 @@ pub(crate) const STRUCTURES: &[Wanted] = &[
             "tstate_head",
             "threads.head",
             "ceval.gil",
+            "feature_flags",
             "obmalloc",
             "obmalloc.pools.used",
             "obmalloc.mgmt.arenas",

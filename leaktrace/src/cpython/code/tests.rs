@@ -149,7 +149,7 @@ fn innermost(memory: &ProcessMemory, layout: &Layout, runtime: u64) -> u64 {
 fn check_pools(memory: &ProcessMemory, layout: &Layout, interpreter: u64) {
     let used = match layout.interpreter.obmalloc {
         Obmalloc::Static => return,
-        Obmalloc::Embedded { used } => interpreter + used,
+        Obmalloc::Embedded { used, .. } => interpreter + used,
         Obmalloc::Pointer { pointer, used } => {
             memory.read_u64(interpreter + pointer).unwrap() + used
         }

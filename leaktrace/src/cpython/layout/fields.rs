@@ -256,6 +256,8 @@ pub enum Obmalloc {
     Embedded {
         /// Of `obmalloc.pools.used` in the interpreter.
         used: u64,
+        /// Of `feature_flags` in the interpreter, which say whether it uses the main interpreter's state instead.
+        feature_flags: u64,
     },
     /// `PyInterpreterState.obmalloc` points to the state (from 3.13 on).
     Pointer {
@@ -289,9 +291,10 @@ impl InterpreterFields {
             Some(pointer) if table.is_pointer(OBMALLOC) => {
                 Obmalloc::Pointer { pointer, used: table.offset("_obmalloc_state.pools.used")? }
             }
-            Some(_) => {
-                Obmalloc::Embedded { used: table.offset("PyInterpreterState.obmalloc.pools.used")? }
-            }
+            Some(_) => Obmalloc::Embedded {
+                used: table.offset("PyInterpreterState.obmalloc.pools.used")?,
+                feature_flags: table.offset("PyInterpreterState.feature_flags")?,
+            },
         };
         Ok(Self {
             next: table.offset("PyInterpreterState.next")?,

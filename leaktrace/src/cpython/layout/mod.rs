@@ -149,7 +149,7 @@ impl Layout {
         }
     }
 
-    /// What is needed to predict pymalloc; `usedpools` and `interpreter` are left 0.
+    /// What is needed to predict pymalloc; where the pools are, is left 0 (see [`obmalloc`](super::obmalloc)).
     ///
     /// `None` where the table does not tell how far apart size classes are.
     #[must_use]
@@ -157,6 +157,9 @@ impl Layout {
         Some(PymallocLayout {
             usedpools: 0,
             interpreter: 0,
+            state: 0,
+            used: 0,
+            feature_flags: 0,
             pool_bytes: self.pool.pool_bytes,
             pool_header: self.pool.header_bytes,
             class_shift: self.pool.class_shift?,
