@@ -74,8 +74,12 @@ def class_body(then):
     return Body
 
 
+# Code that is compiled anew each time may be gone again before anybody outside has read its names.
+EXECUTED = compile("def f(g):\n\n    return g()\nf(then)\n", "<executed>", "exec")
+
+
 def executed(then):
-    exec(compile("def f(g):\n\n    return g()\nf(then)\n", "<executed>", "exec"), {"then": then})
+    exec(EXECUTED, {"then": then})
 
 
 class Object:

@@ -121,6 +121,9 @@ pub(super) static MUSL_3_13: Recipe = Recipe {
         "--build=x86_64-linux-gnu",
         "ac_cv_file__dev_ptmx=yes",
         "ac_cv_file__dev_ptc=no",
+        "ac_cv_buggy_getaddrinfo=no",
+        // What it would find is for glibc.
+        "PKG_CONFIG=false",
     ],
     packages: &["musl-tools"],
     helper: Some(&FREE_THREADED_3_13),

@@ -74,6 +74,20 @@ impl Cache {
         Ok(folder.join(format!("{name}.log")))
     }
 
+    /// Copies a program into the cache, so that a run of hours does not see what is built meanwhile.
+    ///
+    /// # Errors
+    /// It cannot be copied.
+    pub(super) fn keep(&self, name: &str, built: &Path) -> Result<PathBuf> {
+        let folder = self.root.join("bin");
+        make(&folder)?;
+        let (kept, new) = (folder.join(name), folder.join(format!("{name}.new")));
+        fs::copy(built, &new).with_context(|| format!("cannot copy `{}`", built.display()))?;
+        // Whoever runs the old one goes on with it.
+        fs::rename(&new, &kept)?;
+        Ok(kept)
+    }
+
     /// Where the result of a row is.
     pub(super) fn result(&self, row: &str) -> PathBuf {
         self.root.join("matrix").join(format!("{row}.json"))

@@ -32,7 +32,8 @@ pub(super) struct Meter {
     cache: Cache,
     /// A hash of leaktrace and of the tests: what a result depends on besides the interpreter.
     programs: String,
-    tests: Vec<&'static str>,
+    /// Each test that there is, and the program that runs it: what is edited meanwhile does not matter.
+    tests: Vec<(&'static str, PathBuf)>,
     leaktrace: PathBuf,
 }
 
@@ -46,16 +47,20 @@ impl Meter {
         let folder = shell::root()?.join("tests");
         let is_there = |test: &&str| folder.join(format!("tests/{test}.rs")).is_file();
         let tests: Vec<&str> = TESTS.into_iter().filter(is_there).collect();
-        let leaktrace = shell::target_directory()?.join("debug/leaktrace");
+        let built = shell::target_directory()?.join("debug/leaktrace");
+        let leaktrace = cache.keep("leaktrace", &built)?;
         let mut hash = Sha256::new();
         hash.update(fs::read(&leaktrace)?);
         for file in sources(&folder, &tests)? {
             hash.update(fs::read(&file).with_context(|| format!("cannot read {file:?}"))?);
         }
         let programs = hex(&hash.finalize());
-        let meter = Self { cache, programs, tests, leaktrace };
-        shell::run(meter.cargo_test()?.arg("--no-run"))?;
-        Ok(meter)
+        let tests = programs_of(&tests)?.into_iter().map(|(test, built)| {
+            let kept = cache.keep(test, &built)?;
+            Ok((test, kept))
+        });
+        let tests = tests.collect::<Result<_>>()?;
+        Ok(Self { cache, programs, tests, leaktrace })
     }
 
     /// The result of a row from an earlier run, if nothing has changed since.
@@ -74,10 +79,11 @@ impl Meter {
         // What an earlier run left behind, if any.
         let _ = fs::remove_file(&figures);
         let mut failed = serde_json::Map::new();
-        for &test in &self.tests {
-            if let Some(why) = self.run(row, python, test, &figures)? {
+        for (test, program) in &self.tests {
+            let log = self.cache.log(&format!("matrix-{}-{test}", row.name))?;
+            if let Some(why) = self.run(python, program, &figures, &log)? {
                 println!("  {test} failed: {why}");
-                failed.insert(test.to_owned(), json!(why));
+                failed.insert((*test).to_owned(), json!(why));
             }
         }
         let lines = fs::read_to_string(&figures).unwrap_or_default();
@@ -101,40 +107,28 @@ impl Meter {
     /// Runs one test; `None` where it passes, else what it says.
     fn run(
         &self,
-        row: &Row,
         python: &Interpreter,
-        test: &str,
+        program: &Path,
         figures: &Path,
+        log: &Path,
     ) -> Result<Option<String>> {
-        let log = self.cache.log(&format!("matrix-{}-{test}", row.name))?;
-        let mut cargo = self.cargo_test()?;
-        cargo.args(["--test", test, "--", "--test-threads=1", "--nocapture"]);
-        cargo.env("LEAKTRACE_PYTHONS", python.name()).env("LEAKTRACE_FIGURES", figures);
-        cargo.env("LEAKTRACE_STACKS", STACKS);
-        let file = fs::File::create(&log)?;
-        cargo.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
-        let status = cargo.status().with_context(|| shell::shown(&cargo))?;
+        let mut test = shell::as_root("timeout")?;
+        test.arg(PATIENCE).arg(program).args(["--test-threads=1", "--nocapture"]);
+        test.env("LEAKTRACE_E2E", "required").env("LEAKTRACE_BIN", &self.leaktrace);
+        test.env("LEAKTRACE_PYTHONS", python.name()).env("LEAKTRACE_FIGURES", figures);
+        test.env("LEAKTRACE_STACKS", STACKS).env("RUST_BACKTRACE", "0");
+        let file = fs::File::create(log)?;
+        test.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
+        test.current_dir(shell::root()?.join("tests"));
+        let status = test.status().with_context(|| shell::shown(&test))?;
         if status.success() {
             return Ok(None);
         }
-        let text = fs::read(&log)?;
+        let text = fs::read(log)?;
         // Where the checkout lies is nobody's business.
         let root = format!("{}/", shell::root()?.display());
         let why = complaint(&String::from_utf8_lossy(&text).replace(&root, ""));
         Ok(Some(why.unwrap_or_else(|| format!("it ended with {status}"))))
-    }
-
-    fn cargo_test(&self) -> Result<Command> {
-        let mut timeout = Command::new("timeout");
-        let cargo = shell::cargo()?;
-        timeout.arg(PATIENCE).arg(cargo.get_program()).current_dir(shell::root()?);
-        timeout.args(["test", "--locked", "--quiet", "--package", "leaktrace-tests"]);
-        timeout.env("LEAKTRACE_E2E", "required").env("LEAKTRACE_BIN", &self.leaktrace);
-        timeout.env("RUST_BACKTRACE", "0");
-        if !shell::is_root()? {
-            timeout.env("CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER", "sudo -E");
-        }
-        Ok(timeout)
     }
 
     /// What a result depends on.
@@ -150,6 +144,25 @@ impl Meter {
 /// The result of a row from an earlier run, whatever has changed since.
 pub(super) fn earlier(cache: &Cache, row: &Row) -> Option<Value> {
     serde_json::from_slice(&fs::read(cache.result(row.name)).ok()?).ok()
+}
+
+/// Builds the tests; the program of each.
+fn programs_of(tests: &[&'static str]) -> Result<Vec<(&'static str, PathBuf)>> {
+    let mut cargo = shell::cargo()?;
+    cargo.args(["test", "--locked", "--no-run", "--message-format=json-render-diagnostics"]);
+    cargo.args(["--package", "leaktrace-tests"]);
+    cargo.args(tests.iter().flat_map(|test| ["--test", *test]));
+    let messages = shell::capture(&mut cargo)?;
+    let built: Vec<Value> =
+        messages.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    let program = |&test: &&'static str| {
+        let message = built
+            .iter()
+            .find(|message| message["target"]["name"] == test && message["executable"].is_string());
+        let path = message.and_then(|message| message["executable"].as_str());
+        Ok((test, PathBuf::from(path.with_context(|| format!("cargo built no test `{test}`"))?)))
+    };
+    tests.iter().map(program).collect()
 }
 
 /// Everything that the tests are made of.
