@@ -6,6 +6,7 @@
 mod disassembly;
 mod doctor;
 mod figures;
+mod programs;
 mod python;
 mod slots;
 mod symbols;
@@ -15,6 +16,7 @@ mod tracer;
 pub use disassembly::allocator_functions;
 pub use doctor::{Found, doctor};
 pub use figures::record;
+pub use programs::c_program;
 pub use python::{Python, debian_python, old_pythons, pythons};
 pub use slots::Slots;
 pub use symbols::SymbolProbes;

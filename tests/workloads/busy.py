@@ -1,16 +1,19 @@
 """Three threads that allocate and free without a pause and compare all that they make with what they made before
 anybody looked: json; lists and bytearrays that grow and shrink; blocks over 512 bytes and dicts. The main thread
-answers the commands of the test meanwhile."""
+answers the commands of the test meanwhile. The first argument, if any, is how many seconds each thread rests after a
+round: for processors that are slow enough without."""
 import json
 import os
 import sys
 import threading
+import time
 import tracemalloc
 import zlib
 
 import protocol
 
 CASES = 24
+REST_S = float(sys.argv[1]) if len(sys.argv) > 1 else 0
 ROUNDS = [0, 0, 0]
 MISMATCHES = []
 
@@ -59,6 +62,8 @@ def keep_busy(number):
             if got != expected[case]:
                 MISMATCHES.append("%s(%d): %r" % (kind.__name__, case, got))
             ROUNDS[number] += 1
+            if REST_S:
+                time.sleep(REST_S)
     except BaseException as error:
         MISMATCHES.append("%s: %r" % (kind.__name__, error))
 
