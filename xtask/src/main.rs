@@ -11,6 +11,7 @@ use std::process::ExitCode;
 use anyhow::{Result, bail};
 
 mod build_ebpf;
+mod cache;
 mod demo;
 mod images;
 mod layouts;
@@ -20,6 +21,7 @@ mod setup;
 mod shell;
 mod test;
 mod tidy;
+mod vm;
 
 /// A command's name, what it does, and the function that does it with the arguments behind its name.
 struct Task {
@@ -36,6 +38,7 @@ const TASKS: &[Task] = &[
     Task { name: "images", about: images::ABOUT, run: images::run },
     Task { name: "matrix", about: matrix::ABOUT, run: matrix::run },
     Task { name: "tidy", about: tidy::ABOUT, run: tidy::run },
+    Task { name: "vm", about: vm::ABOUT, run: vm::run },
     Task { name: "pythons", about: pythons::ABOUT, run: pythons::run },
 ];
 

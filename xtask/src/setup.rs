@@ -54,6 +54,18 @@ const LLVM: Need = Need {
     packages: LLVM_PACKAGES,
 };
 
+const STRIP: Need = Need {
+    what: "the tools for binary files, for programs in virtual machines",
+    is_there: || shell::find_program("strip").is_some(),
+    packages: &["binutils"],
+};
+
+const QEMU: Need = Need {
+    what: "an emulator of x86-64 machines",
+    is_there: || shell::find_program("qemu-system-x86_64").is_some(),
+    packages: &["qemu-system-x86"],
+};
+
 /// What a demo needs beside Rust: a Python to trace.
 ///
 /// # Errors
@@ -97,6 +109,22 @@ pub(crate) fn install_packages(packages: &[&str]) -> Result<()> {
         );
     }
     apt_install(&missing)
+}
+
+/// What tests in virtual machines need, the machines themselves aside.
+///
+/// # Errors
+/// Where something is missing and cannot be installed.
+pub(crate) fn for_vm_tests() -> Result<()> {
+    install(&[PYTHON, C_COMPILER, STRIP])
+}
+
+/// The system's own QEMU.
+///
+/// # Errors
+/// Where it is missing and cannot be installed.
+pub(crate) fn for_vm() -> Result<()> {
+    install(&[QEMU])
 }
 
 /// Installs the packages of those needs that are not met.

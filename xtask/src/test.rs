@@ -14,7 +14,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::build_ebpf::{self, Toolchain};
 use crate::pythons::{self, Python};
-use crate::{matrix, setup, shell, tidy};
+use crate::{matrix, setup, shell, tidy, vm};
 
 pub(crate) const ABOUT: &str =
     "run every check and test: [--fast] for those without root, kernel and BPF toolchain";
@@ -47,6 +47,7 @@ const FULL: &[Step] = &[
     Step { name: "end-to-end tests, committed BPF object", run: tests_on_committed_object },
     Step { name: "end-to-end tests, BPF object built here", run: tests_on_fresh_object },
     Step { name: "coverage on the builds in the cache", run: tests_on_cached_builds },
+    Step { name: "oldest and newest kernel, in virtual machines", run: tests_on_kernels },
     Step { name: "documentation", run: documentation },
 ];
 
@@ -190,6 +191,10 @@ fn tests_on_fresh_object() -> Result<Ran> {
         return run_tests(required(&mut cargo)?).map(Some);
     }
     end_to_end(Some(&object))
+}
+
+fn tests_on_kernels() -> Result<Ran> {
+    vm::oldest_and_newest().map(Some)
 }
 
 /// Runs the end-to-end tests one after the other, on a BPF object other than the committed one if given.

@@ -1,5 +1,4 @@
-//! The folder outside of the checkout in which what takes long is kept: `$LEAKTRACE_CACHE`, else
-//! `$XDG_CACHE_HOME/leaktrace`, else `~/.cache/leaktrace`.
+//! Where the matrix keeps what in the cache.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -18,13 +17,7 @@ impl Cache {
     /// # Errors
     /// Where the environment names none and there is no home.
     pub(super) fn find() -> Result<Self> {
-        let named = |name| std::env::var_os(name).filter(|value| !value.is_empty());
-        let root = named("LEAKTRACE_CACHE")
-            .map(PathBuf::from)
-            .or_else(|| named("XDG_CACHE_HOME").map(|cache| Path::new(&cache).join("leaktrace")))
-            .or_else(|| std::env::home_dir().map(|home| home.join(".cache/leaktrace")))
-            .context("there is no home directory: set LEAKTRACE_CACHE to a folder")?;
-        Ok(Self::at(&std::path::absolute(root)?))
+        Ok(Self::at(&crate::cache::root()?))
     }
 
     /// The one in this folder.
