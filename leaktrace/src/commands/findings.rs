@@ -58,6 +58,7 @@ fn session(traced: &Traced) -> SessionInfo {
         traced_fraction: Some(1.0),
         gate: match traced.gate {
             Some(Kind::Nop) => Gate::Nop,
+            Some(Kind::Jump) => Gate::Jump,
             Some(Kind::Endbr) => Gate::Endbr,
             Some(Kind::Entry) => Gate::Entry,
             None => Gate::Off,

@@ -51,6 +51,8 @@ pub enum Mode {
 pub enum Gate {
     /// On a NOP before the functions.
     Nop,
+    /// On a jump to the functions.
+    Jump,
     /// Behind `endbr64`.
     Endbr,
     /// On the functions' entries.
@@ -382,6 +384,7 @@ impl Gate {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Nop => "nop",
+            Self::Jump => "jump",
             Self::Endbr => "endbr",
             Self::Entry => "entry",
             Self::Off => "off",

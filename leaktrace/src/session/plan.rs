@@ -64,6 +64,10 @@ fn place(
             Kind::Nop | Kind::Endbr => {
                 gate && plain && (point.differs_in_low_byte_only || tables.inlined)
             }
+            // In a function of the tables a jump is taken by calls that have been seen already.
+            Kind::Jump => {
+                gate && plain && tables.inlined && !is_inside(tables, module, point.address)
+            }
             // Hooks are called through the table anyway. A plain function is, too, where nothing is inlined.
             Kind::Entry => !plain || !tables.inlined || !gate,
         })
@@ -77,6 +81,13 @@ fn place(
         plain,
         candidates,
     }
+}
+
+/// Whether an address lies in one of the functions of the tables.
+fn is_inside(tables: &AllocatorTables, module: &Module, address: u64) -> bool {
+    let around = module.functions().last_before(address);
+    let start = around.map_or(0, |range| range.start);
+    tables.named().iter().any(|(_, table)| table.functions().contains(&start))
 }
 
 const fn probe(function: Function, raw: bool) -> Probe {

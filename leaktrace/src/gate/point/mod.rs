@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 mod entry;
+mod jump;
 mod nop;
 #[cfg(test)]
 mod tests;
@@ -24,6 +25,9 @@ use crate::target::module::{Functions, Module};
 pub enum Kind {
     /// A NOP before the function: sees all calls while the gate is open, and none while it is closed.
     Nop,
+    /// A jump to the function from another: sees all calls while the gate is open, and while it is closed those that
+    /// take this jump.
+    Jump,
     /// Behind the `endbr64` that the function begins with: sees all calls while the gate is open, but also those that
     /// the function gets while it is closed.
     Endbr,
@@ -37,6 +41,7 @@ impl Kind {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Nop => "nop",
+            Self::Jump => "jump",
             Self::Endbr => "endbr",
             Self::Entry => "entry",
         }
@@ -75,7 +80,7 @@ pub struct GatePoint {
 pub enum Held {
     /// The start of a function of the interpreter: a closed gate, or one that never was.
     Closed,
-    /// An address that leads into a function by NOPs, or behind its `endbr64`: a gate that was left open.
+    /// An address that leads into a function by NOPs, by a jump, or behind its `endbr64`: a gate that was left open.
     Open {
         /// The start of the function.
         function: u64,
@@ -132,6 +137,10 @@ const MAX_PADDING: u64 = 256;
 fn candidates_in(text: &impl Text, function: u64) -> Vec<GatePoint> {
     let Some(range) = text.functions().function_at(function) else { return Vec::new() };
     let mut points = nops(text, function);
+    // Looked for in all of the text, and only where there is nothing better.
+    if points.is_empty() {
+        points.extend(jump::points(text, function));
+    }
     points.extend(behind_endbr(text, &range));
     points.extend(entry::points(text, &range));
     points.sort_by_key(|point| {
@@ -156,7 +165,7 @@ fn classify_in(text: &impl Text, value: u64) -> Held {
     if text.functions().function_at(before).is_some() && text.bytes(before, 4) == ENDBR64 {
         return Held::Open { function: before };
     }
-    Held::Foreign
+    jump::target(text, value).map_or(Held::Foreign, |function| Held::Open { function })
 }
 
 /// The proven padding before `function`; not empty.

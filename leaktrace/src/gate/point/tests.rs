@@ -164,3 +164,36 @@ fn no_function_has_no_gate_point() {
         assert!(candidates_in(&code, address).is_empty());
     }
 }
+
+/// A function at `F` without padding, behind one that does `before` and then jumps to it, and `after` that.
+fn jumped_to(before: &[u8], after: &[u8]) -> Code {
+    let jump_at = F - (5 + after.len()) as u64;
+    let distance = (F - jump_at - 5) as i32;
+    let first = [before, &[0xe9], &distance.to_le_bytes(), after].concat();
+    let start = F - first.len() as u64;
+    let functions = Functions::new(vec![start..F, F..F + 1]);
+    Code { start, bytes: [first, vec![RET]].concat(), functions }
+}
+
+#[test]
+fn a_jump_from_another_function_is_a_gate_point_where_there_is_no_padding() {
+    let code = jumped_to(b"\x48\x89\xc7", b"\xc3");
+    let jump = candidates_in(&code, F)[0];
+    assert_eq!((jump.kind, jump.address, jump.length), (Kind::Jump, F - 6, 5));
+    assert!(!jump.differs_in_low_byte_only);
+    assert_eq!(classify_in(&code, F - 6), Held::Open { function: F });
+    for elsewhere in [F - 7, F - 5, F - 1] {
+        assert_eq!(classify_in(&code, elsewhere), Held::Foreign);
+    }
+}
+
+#[test]
+fn what_only_looks_like_a_jump_is_no_gate_point() {
+    // The operand of `mov $..., %rax` holds the bytes of a jump.
+    let code = jumped_to(b"\x48\xb8", b"\x90\x90\x90\xc3");
+    assert!(candidates_in(&code, F).iter().all(|point| point.kind == Kind::Entry));
+    assert_eq!(classify_in(&code, F - 9), Held::Foreign);
+    // A function that cannot be read to its end.
+    let code = jumped_to(b"\x48\x89\xc7", b"\x06\xc3");
+    assert!(candidates_in(&code, F).iter().all(|point| point.kind == Kind::Entry));
+}

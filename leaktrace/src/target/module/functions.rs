@@ -77,6 +77,13 @@ impl Functions {
         self.ends.get(before.checked_sub(1)?).copied()
     }
 
+    /// The last function that begins before `address`.
+    #[must_use]
+    pub fn last_before(&self, address: u64) -> Option<Range<u64>> {
+        let before = self.ranges.partition_point(|range| range.start < address);
+        self.ranges.get(before.checked_sub(1)?).cloned()
+    }
+
     /// The first function that begins at `address` or behind it.
     #[must_use]
     pub fn next_from(&self, address: u64) -> Option<Range<u64>> {
@@ -100,5 +107,7 @@ mod tests {
         assert_eq!(functions.function_at(0x50), None);
         assert_eq!(functions.next_from(0x29), Some(0x30..0x40));
         assert_eq!(functions.next_from(0x41), None);
+        assert_eq!(functions.last_before(0x30), Some(0x14..0x18));
+        assert_eq!(functions.last_before(0x10), None);
     }
 }
