@@ -20,8 +20,8 @@ def function(frame):
 def sample():
     number = len(STACKS)
     STACKS[number] = None
-    block, frames = bytearray(FIRST + 16 * number), [(function(f), f.f_code.co_filename, line)
-                                                    for f, line in traceback.walk_stack(sys._getframe())]
+    block = bytearray(FIRST + 16 * number)
+    frames = [(function(f), f.f_code.co_filename, line) for f, line in traceback.walk_stack(sys._getframe())]
     KEPT.append(block)
     # In this frame `traceback` names the line of its own call, which is not the block's.
     frames[0] = frames[0][:2] + (sample.__code__.co_firstlineno + 3,)

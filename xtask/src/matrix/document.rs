@@ -23,8 +23,9 @@ const LEGEND: &str = "\
 - **tables**: the allocator tables are found by the code of the exported functions; `code = data` where a search of the
   data shows the same ones, `code` where what stands in them (hooks) is not what that search looks for.
 - **gate**: how many of the functions in the tables (8 where mem and obj share theirs) are seen at a NOP before them;
-  then the others: `endbr` behind the function's `endbr64`, `entry` in the function itself, `unseen`. A number leads to
-  the disassembly below.
+  then the others: `jump` at a jump to the function from another, `endbr` behind the function's `endbr64`, `entry` in the
+  function itself, `unseen`. A number leads to the disassembly below. Hooks (debug builds) are called through the table
+  in any build, and are never moved.
 - **calls seen**: of the blocks of eleven kinds of objects that the interpreter itself counted as made and kept, and of
   those dropped, how many leaktrace saw. The counts differ by a few where the interpreter's free lists hold some.
 - **symbols would see**: hits of probes on `PyObject_*` and `PyMem_*`, of the calls that the same work makes.
@@ -197,12 +198,6 @@ fn reason(coverage: &Value, function: &Value, how: &str) -> (&'static str, Strin
     let before = lines.iter().take_while(|line| !line.starts_with('>')).last().unwrap_or(&"");
     let inlined = coverage["disassembly"]["inlined"] == true;
     let why = match how {
-        "unseen" if before.contains("0f 1f 44 00 00") => {
-            "the one NOP before it is the form that kernels rewrite into a call which forked children do not survive"
-        }
-        "unseen" => {
-            "nothing stands between it and the end of what lies before it, and the calls are inlined"
-        }
         _ if before.contains("0f 1f 44 00 00") => {
             "the one NOP before it is the form that kernels rewrite into a call which forked children do not survive"
         }
@@ -212,7 +207,10 @@ fn reason(coverage: &Value, function: &Value, how: &str) -> (&'static str, Strin
         "entry" if !inlined => {
             "there is no padding before it; nothing is inlined, so that its entry sees every call"
         }
-        _ => "there is no NOP before it",
+        "unseen" => {
+            "there is no padding before it, the calls are inlined, and no other function jumps to it"
+        }
+        _ => "there is no padding before it",
     };
     (why, lines.iter().map(|line| format!("   {line}\n")).collect())
 }
