@@ -59,7 +59,8 @@ async fn a_panic_closes_the_gate() {
         slots.iter().map(|&slot| target.memory.read_u64(slot).expect("it lives")).collect()
     };
     let closed = held();
-    let options = Options { gate: true, max_memory: 64 << 20, bpf_log: false };
+    let options =
+        Options { gate: true, max_memory: 64 << 20, bpf_log: false, ..Options::default() };
     let session = Session::start(python.0.id(), options).await.expect("it can be traced");
     assert_ne!(held(), closed, "the gate was never open");
     let panicked = catch_unwind(AssertUnwindSafe(move || {

@@ -97,6 +97,17 @@ impl Tracer {
         }
     }
 
+    /// Waits until so many processes are traced in all, by `--follow`.
+    ///
+    /// # Panics
+    /// It does not come to that.
+    pub fn wait_until_tracing_all(&mut self, processes: usize) {
+        while self.said.lines().filter(|line| line.starts_with("tracing ")).count() < processes {
+            let read = self.stderr.read_line(&mut self.said).expect("its stderr can be read");
+            assert!(read > 0, "leaktrace gave up: {}", self.said);
+        }
+    }
+
     /// Its own pid.
     #[must_use]
     pub fn pid(&self) -> u32 {

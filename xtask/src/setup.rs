@@ -23,6 +23,9 @@ const LINKER: &[&str] = &[
 const LLVM_PREFIX: &str = "/usr/lib/llvm-22";
 const LLVM_PACKAGES: &[&str] = &["llvm-22-dev", "libpolly-22-dev"];
 
+/// The prefork server, of a series that still runs on CPython 3.8.
+const GUNICORN: &str = "gunicorn==23.*";
+
 /// Something that must be there, how to see whether it is, and the Debian packages that bring it.
 struct Need {
     what: &'static str,
@@ -40,6 +43,12 @@ const C_COMPILER: Need = Need {
     what: "a C compiler, for tests that need a C extension",
     is_there: || shell::find_program("gcc").is_some(),
     packages: &["gcc", "libc6-dev"],
+};
+
+const VENV: Need = Need {
+    what: "what makes virtual environments, for a prefork server to trace",
+    is_there: has_venv,
+    packages: &["python3-venv"],
 };
 
 const BPF_COMPILER: Need = Need {
@@ -79,9 +88,10 @@ pub(crate) fn for_demo() -> Result<()> {
 /// # Errors
 /// Where something is missing and cannot be installed.
 pub(crate) fn for_test() -> Result<()> {
-    install(&[PYTHON, C_COMPILER, BPF_COMPILER, LLVM])?;
+    install(&[PYTHON, VENV, C_COMPILER, BPF_COMPILER, LLVM])?;
     install_components()?;
     install_linker()?;
+    install_gunicorn()?;
     mount_tracefs()
 }
 
@@ -196,6 +206,29 @@ fn install_components() -> Result<()> {
 
 fn has_linker() -> bool {
     shell::find_program("bpf-linker").is_some()
+}
+
+fn has_venv() -> bool {
+    shell::capture(Command::new("python3").args(["-c", "import venv, ensurepip"])).is_ok()
+}
+
+/// Installs the prefork server that tests trace into an environment of its own below the target directory.
+fn install_gunicorn() -> Result<()> {
+    let folder = shell::target_directory()?.join("gunicorn");
+    let python = folder.join("bin/python");
+    let imports = || shell::capture(Command::new(&python).args(["-c", "import gunicorn"])).is_ok();
+    if imports() {
+        return Ok(());
+    }
+    let mut venv = Command::new("python3");
+    venv.args(["-m", "venv", "--clear"]).arg(&folder);
+    let mut pip = Command::new(&python);
+    pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", GUNICORN]);
+    for command in [&mut venv, &mut pip] {
+        announce(command);
+        shell::run(command).context("cannot install gunicorn")?;
+    }
+    Ok(())
 }
 
 fn llvm_is_there() -> bool {

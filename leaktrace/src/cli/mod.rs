@@ -72,6 +72,12 @@ struct TraceFlags {
     /// Bound the cost to the target (not in this version)
     #[arg(long, value_name = "PERCENT", value_parser = units::percent, hide = true)]
     budget: Option<f64>,
+    /// Trace the children as well, those that are there and those still to come, and report on all together
+    #[arg(long)]
+    follow: bool,
+    /// With --follow, how many processes are traced at the same time; more are counted
+    #[arg(long, value_name = "N", default_value = "64", requires = "follow")]
+    max_processes: NonZeroU32,
     /// Write nothing into the target: see only what calls the allocator's own functions
     #[arg(long)]
     no_gate: bool,
@@ -231,6 +237,10 @@ pub struct TraceOptions {
     pub duration: Option<Duration>,
     /// Whether the gate may be opened.
     pub gate: bool,
+    /// Whether its descendants are traced as well.
+    pub follow: bool,
+    /// How many processes are traced at the same time then.
+    pub max_processes: usize,
     /// How to report.
     pub report: ReportOptions,
     /// Bytes for the table of live blocks.
@@ -302,6 +312,8 @@ fn check_trace(flags: TraceFlags) -> Result<Command, clap::Error> {
         target: wanted(flags.target)?,
         duration: flags.duration,
         gate: !flags.no_gate,
+        follow: flags.follow,
+        max_processes: flags.max_processes.get() as usize,
         report: ReportOptions {
             format: flags.report.format,
             output: flags.report.output,

@@ -48,6 +48,8 @@ pub(super) fn run(options: &DemoOptions) -> anyhow::Result<u8> {
             target: Wanted::Pid(pid),
             duration: Some(options.duration),
             gate: true,
+            follow: false,
+            max_processes: 1,
             report: report_options.clone(),
             max_memory: MAX_MEMORY,
             bpf_log: false,

@@ -4,10 +4,12 @@ mod choose;
 mod demo;
 mod doctor;
 mod findings;
+mod follow;
 mod output;
 mod progress;
 mod ps;
 mod trace;
+mod watch;
 
 use std::ffi::OsString;
 use std::io::{self, Write as _};
@@ -33,6 +35,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
         }
     };
     let done = match command {
+        Command::Trace(options) if options.follow => follow::run(&options),
         Command::Trace(options) => trace::run(&options),
         Command::Demo(options) => demo::run(&options),
         Command::Ps(options) => ps::run(options),

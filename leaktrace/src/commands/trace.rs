@@ -4,24 +4,17 @@ use std::io::{self, IsTerminal as _, Write as _};
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep_until};
 
 use super::output::{Output, Written};
 use super::progress::ProgressLine;
-use super::{choose, findings};
+use super::{choose, findings, watch};
 use crate::cli::{self, FailOn, Format, ReportOptions, TraceOptions};
 use crate::report::{self, End, Report, TextOptions};
 use crate::session::{Options, Session, Traced};
-
-/// How often records are taken from the kernel side. Its ring buffer bridges seconds.
-const DRAIN_EVERY: Duration = Duration::from_millis(10);
-
-/// How often the session looks after everything else.
-const TICK_EVERY: Duration = Duration::from_millis(100);
 
 /// Columns of a report that goes to no terminal.
 const DEFAULT_WIDTH: usize = 100;
@@ -34,11 +27,8 @@ pub(super) fn run(options: &TraceOptions) -> anyhow::Result<u8> {
     let traced = super::block_on(trace(pid, options))?;
     let report = findings::report(&traced, options.report.cmdline);
     let written = output.write(&render(&report, &options.report)?)?;
-    Ok(match written {
-        Written::ToStdoutInstead => cli::EXIT_ERROR,
-        Written::AsWanted if matches(&report, options.report.fail_on) => cli::EXIT_MATCHED,
-        Written::AsWanted => cli::EXIT_DONE,
-    })
+    let verdicts = report.sites.iter().map(|site| site.verdict);
+    Ok(exit_code(written, verdicts, options.report.fail_on))
 }
 
 /// Traces `pid` until the time is over, a signal comes or the target ends.
@@ -51,54 +41,27 @@ pub(super) async fn trace(pid: NonZeroU32, options: &TraceOptions) -> anyhow::Re
                 gate: options.gate,
                 max_memory: options.max_memory,
                 bpf_log: options.bpf_log,
+                ..Options::default()
             },
         ) => session?,
         () = signals.any() => anyhow::bail!("stopped by a signal before the tracing began"),
     };
     announce(&session);
     let deadline = options.duration.map(|duration| Instant::now() + duration);
-    let end = watch(&mut session, deadline, &mut signals).await;
+    let mut progress = ProgressLine::new(io::stderr().is_terminal());
+    let stop = async {
+        tokio::select! {
+            biased;
+            () = signals.any() => End::Signal,
+            () = at(deadline) => End::Duration,
+        }
+    };
+    let end = watch::until_end(&mut session, stop, |session| progress.tick(session)).await;
     session.close();
+    progress.finish();
     // With the gate closed, a second signal may end the program at once.
     signals.leave_on_next();
     Ok(session.finish(end?)?)
-}
-
-async fn watch(
-    session: &mut Session,
-    deadline: Option<Instant>,
-    signals: &mut Signals,
-) -> anyhow::Result<End> {
-    let mut progress = ProgressLine::new(io::stderr().is_terminal());
-    let end = watch_until_end(session, deadline, signals, &mut progress).await;
-    progress.finish();
-    end
-}
-
-async fn watch_until_end(
-    session: &mut Session,
-    deadline: Option<Instant>,
-    signals: &mut Signals,
-    progress: &mut ProgressLine,
-) -> anyhow::Result<End> {
-    let mut next_tick = Instant::now();
-    loop {
-        session.drain();
-        let now = Instant::now();
-        if now >= next_tick {
-            if let Some(end) = session.tick()? {
-                return Ok(end);
-            }
-            progress.tick(session);
-            next_tick = now + TICK_EVERY;
-        }
-        tokio::select! {
-            biased;
-            () = signals.any() => return Ok(End::Signal),
-            () = at(deadline) => return Ok(End::Duration),
-            () = sleep(DRAIN_EVERY) => {}
-        }
-    }
 }
 
 async fn at(deadline: Option<Instant>) {
@@ -117,7 +80,7 @@ fn announce(session: &Session) {
 }
 
 /// The signals that end the tracing.
-struct Signals {
+pub(super) struct Signals {
     interrupt: Signal,
     terminate: Signal,
     hang_up: Signal,
@@ -126,7 +89,8 @@ struct Signals {
 }
 
 impl Signals {
-    fn listen() -> anyhow::Result<Self> {
+    /// Listens from now on.
+    pub(super) fn listen() -> anyhow::Result<Self> {
         let armed = Arc::new(AtomicBool::new(false));
         for number in [SIGINT, SIGTERM, SIGHUP, SIGQUIT] {
             signal_hook::flag::register_conditional_shutdown(
@@ -144,7 +108,8 @@ impl Signals {
         })
     }
 
-    async fn any(&mut self) {
+    /// Waits for one of them.
+    pub(super) async fn any(&mut self) {
         tokio::select! {
             _ = self.interrupt.recv() => {}
             _ = self.terminate.recv() => {}
@@ -153,7 +118,8 @@ impl Signals {
         }
     }
 
-    fn leave_on_next(&self) {
+    /// Has the next one end the program at once.
+    pub(super) fn leave_on_next(&self) {
         self.armed.store(true, Ordering::SeqCst);
     }
 }
@@ -164,23 +130,35 @@ pub(super) fn render(report: &Report, options: &ReportOptions) -> io::Result<Vec
     match options.format {
         Format::Json => report::json(report, &mut bytes)?,
         Format::Text => {
-            let terminal = options.output.is_none() && io::stdout().is_terminal();
-            let columns = terminal_size::terminal_size()
-                .filter(|_| terminal)
-                .map(|(width, _)| usize::from(width.0));
-            let colour = terminal && std::env::var_os("NO_COLOR").is_none();
-            let width = columns.unwrap_or(DEFAULT_WIDTH);
-            report::text(report, TextOptions { width, colour, top: options.top }, &mut bytes)?;
+            report::text(report, text_options(options), &mut bytes)?;
         }
     }
     Ok(bytes)
 }
 
-fn matches(report: &Report, fail_on: Option<FailOn>) -> bool {
-    let has = |verdict: &str| report.sites.iter().any(|site| site.verdict == verdict);
-    match fail_on {
+/// How a text report looks where it goes.
+pub(super) fn text_options(options: &ReportOptions) -> TextOptions {
+    let terminal = options.output.is_none() && io::stdout().is_terminal();
+    let columns =
+        terminal_size::terminal_size().filter(|_| terminal).map(|(width, _)| usize::from(width.0));
+    let colour = terminal && std::env::var_os("NO_COLOR").is_none();
+    TextOptions { width: columns.unwrap_or(DEFAULT_WIDTH), colour, top: options.top }
+}
+
+/// The program's exit code, once the report is written; `verdicts` of all sites.
+pub(super) fn exit_code(
+    written: Written,
+    mut verdicts: impl Iterator<Item = &'static str>,
+    fail_on: Option<FailOn>,
+) -> u8 {
+    let fails = |verdict| match fail_on {
         None => false,
-        Some(FailOn::Leaking) => has("leaking"),
-        Some(FailOn::Growing) => has("leaking") || has("growing"),
+        Some(FailOn::Leaking) => verdict == "leaking",
+        Some(FailOn::Growing) => matches!(verdict, "leaking" | "growing"),
+    };
+    match written {
+        Written::ToStdoutInstead => cli::EXIT_ERROR,
+        Written::AsWanted if verdicts.any(fails) => cli::EXIT_MATCHED,
+        Written::AsWanted => cli::EXIT_DONE,
     }
 }

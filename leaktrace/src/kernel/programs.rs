@@ -10,6 +10,7 @@ use aya::{Ebpf, EbpfLoader};
 use aya_log::EbpfLogger;
 use leaktrace_common::config::{Config, switch};
 use leaktrace_common::counter::{Counter, SLOTS};
+use leaktrace_common::limits::RING_BYTES;
 
 use super::{KernelError, forks};
 
@@ -99,7 +100,15 @@ impl Programs {
     /// # Errors
     /// The kernel refuses them.
     pub fn load(config: &Config, log: bool) -> Result<Self, KernelError> {
-        let mut ebpf = load_object(config, log)?;
+        Self::load_with(config, log, RING_BYTES)
+    }
+
+    /// As [`Self::load`], with a ring buffer of so many bytes, a power of two.
+    ///
+    /// # Errors
+    /// The kernel refuses them.
+    pub fn load_with(config: &Config, log: bool, ring_bytes: u32) -> Result<Self, KernelError> {
+        let mut ebpf = load_object(config, log, ring_bytes)?;
         for probe in Probe::ALL {
             program(&mut ebpf, probe)?.load().map_err(|error| load_failed(&error))?;
         }
@@ -257,11 +266,12 @@ pub(super) fn load_maps() -> Result<Ebpf, KernelError> {
     loader.load(OBJECT).map_err(|error| load_failed(&error))
 }
 
-fn load_object(config: &Config, log: bool) -> Result<Ebpf, KernelError> {
+fn load_object(config: &Config, log: bool, ring_bytes: u32) -> Result<Ebpf, KernelError> {
     let level: u8 = if log { u8::MAX } else { 0 };
     let mut loader = EbpfLoader::new();
     loader.override_global(aya_log::LEVEL, &level, true);
     loader.override_global("CONFIG", config, true);
+    loader.map_max_entries("EVENTS", ring_bytes);
     let loaded = match std::env::var_os(OBJECT_VARIABLE) {
         Some(path) => loader.load_file(Path::new(&path)),
         None => loader.load(OBJECT),

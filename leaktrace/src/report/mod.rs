@@ -6,6 +6,7 @@
 
 mod build;
 mod document;
+mod follow;
 mod id;
 mod package;
 pub mod processes;
@@ -19,9 +20,12 @@ pub use document::{
     Breakdown, Bytes, Counter, Frame, Function, Growth, Memory, Report, SCHEMA, Seconds, SelfCheck,
     Session, Site, Target, TypeShare,
 };
+pub use follow::{
+    FOLLOW_SCHEMA, FollowReport, FollowedProcess, Merged, MergedSite, build_follow, follow_json,
+};
 pub use id::site_id;
 pub use redact::{Cmdline, cmdline};
-pub use text::{TextOptions, escaped, text};
+pub use text::{TextOptions, escaped, follow_text, text};
 
 use std::io::{self, Write};
 

@@ -21,6 +21,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use leaktrace_common::counter::Counter;
 use leaktrace_common::event::Event;
+use leaktrace_common::limits::RING_BYTES;
 use rustix::time::ClockId;
 
 use crate::aggregator::{Aggregator, Options as AggregatorOptions, Snapshot};
@@ -31,6 +32,7 @@ use crate::kernel::features::{Kernel, ReturnProbes};
 use crate::kernel::lock::Lock;
 use crate::report::End;
 
+pub use children::{Followed, Forked};
 pub use claim::{Family, heal, heal_descendants};
 pub use error::SessionError;
 pub use outcome::{About, ChildCounts, Progress, Traced};
@@ -55,7 +57,7 @@ const LAST_RECORDS: Duration = Duration::from_secs(2);
 const STRAGGLERS: Duration = Duration::from_millis(2);
 
 /// How to trace.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Options {
     /// Whether the gate may be opened.
     pub gate: bool,
@@ -63,6 +65,22 @@ pub struct Options {
     pub max_memory: u64,
     /// Whether the BPF programs log.
     pub bpf_log: bool,
+    /// Bytes of the ring buffer of events, a power of two.
+    pub ring_bytes: u32,
+    /// Where descendants are traced as well: which of them are. Their gates are not closed.
+    pub followed: Option<Followed>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            gate: true,
+            max_memory: 1 << 30,
+            bpf_log: false,
+            ring_bytes: RING_BYTES,
+            followed: None,
+        }
+    }
 }
 
 /// Probes that are in place, and what they have told so far.
@@ -119,7 +137,7 @@ impl Session {
         });
         let record_at_obj = return_probes && (raw_malloc_unseen || target.pymalloc.usedpools == 0);
         let config = target.config(&kernel, record_at_obj);
-        let mut programs = Programs::load(&config, options.bpf_log)?;
+        let mut programs = Programs::load_with(&config, options.bpf_log, options.ring_bytes)?;
         let cost = CostMeter::calibrate(&mut programs);
         let watch = Watch::new(pid)?;
         let attached = attach::attach(&mut programs, &target, places, return_probes).await?;
@@ -130,9 +148,9 @@ impl Session {
             &mut programs,
             &mut warnings,
         )?;
-        let mut aggregator = aggregator(options, &attached);
+        let mut aggregator = aggregator(&options, &attached);
         let heap = HeapCheck::start(&target, &mut aggregator);
-        let children = Children::watch(&mut programs, config.forks, &mut warnings);
+        let children = Children::watch(&mut programs, config.forks, &options, &mut warnings);
         open(&attached, &mut warnings)?;
         let opened_ns = now_ns();
         aggregator.begin(opened_ns);
@@ -184,6 +202,18 @@ impl Session {
         self.aggregator.snapshot(now_ns())
     }
 
+    /// The processes that the target and its descendants made since this was asked last, where descendants are followed.
+    pub fn forked(&mut self) -> Vec<Forked> {
+        self.children.forked()
+    }
+
+    /// The children that the target has already, as far as they have memory of their own.
+    #[must_use]
+    pub fn children(&self) -> Vec<u32> {
+        let children = self.target.process.children().unwrap_or_default();
+        children.into_iter().filter(|&pid| !children::may_share(pid, &self.attached.gate)).collect()
+    }
+
     /// Takes the records that are there. Returns how many, at most `BATCH`: then there are more.
     pub fn drain(&mut self) -> usize {
         self.children.look(&mut self.programs, &self.attached.gate);
@@ -226,6 +256,7 @@ impl Session {
         self.aggregator.set_losses(lost(&counters));
         self.aggregator.sample(now_ns());
         self.cost.tick(self.started.elapsed());
+        self.children.tick(&mut self.programs);
         if self.tables_changed_at.is_none() && !self.attached.gate.is_as_opened() {
             let elapsed = self.started.elapsed();
             self.tables_changed_at = Some(elapsed);
@@ -335,7 +366,7 @@ impl Session {
     }
 }
 
-fn aggregator(options: Options, attached: &Attached) -> Aggregator {
+fn aggregator(options: &Options, attached: &Attached) -> Aggregator {
     Aggregator::new(AggregatorOptions {
         max_memory: usize::try_from(options.max_memory).unwrap_or(usize::MAX),
         started_at_ns: now_ns(),

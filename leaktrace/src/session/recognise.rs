@@ -123,7 +123,7 @@ impl Target {
 }
 
 /// How long ago a process was started; long ago where that cannot be told.
-fn age(process: &Process) -> Duration {
+pub(super) fn age(process: &Process) -> Duration {
     let uptime = procfs::Uptime::current().map_or(Duration::MAX, |uptime| uptime.uptime_duration());
     let started = process.started_ticks() as f64 / procfs::ticks_per_second() as f64;
     uptime.saturating_sub(Duration::try_from_secs_f64(started).unwrap_or_default())

@@ -82,12 +82,13 @@ fn traced(report: &Report) -> String {
 }
 
 /// The first word of the command line; a server that renames itself ends it with a colon.
-fn command(report: &Report) -> Option<String> {
+pub(super) fn command(report: &Report) -> Option<String> {
     let program = report.target.cmdline.as_ref()?.first()?;
     program.split_whitespace().next().map(|word| escaped(word.trim_end_matches(':')))
 }
 
-fn ended(end: &str) -> &'static str {
+/// How it ended, in words.
+pub(super) fn ended(end: &str) -> &'static str {
     match end {
         "duration" => "It ended when the time was over.",
         "signal" => "It was ended by Ctrl-C or another signal.",

@@ -1,5 +1,6 @@
 //! The report for people: what leaks first, then the lines as a table, the worst stacks, and what was not seen.
 
+mod follow;
 mod footer;
 mod headline;
 mod place;
@@ -13,6 +14,8 @@ use place::fit_place;
 pub(in crate::report) use place::fit_start;
 use rows::Row;
 use std::io::{self, Write};
+
+pub use follow::follow_text;
 pub(in crate::report) use units::bytes;
 use units::count;
 use units::counted;
@@ -66,12 +69,16 @@ fn table(
 }
 
 fn columns(shown: &[Row<'_>], options: TextOptions, out: &mut impl Write) -> io::Result<()> {
-    let mut table = vec![["VERDICT", "GROWTH/H", "LIVE", "BLOCKS", "SITES"].map(str::to_owned)];
+    let mut table =
+        vec![["VERDICT", "GROWTH/H", "LIVE", "BLOCKS", "SITES", "PROCS"].map(str::to_owned)];
     table.extend(shown.iter().map(cells));
     if shown.iter().all(|row| row.sites.len() == 1) {
         table.iter_mut().for_each(|cells| cells[4].clear());
     }
-    let mut widths = [0; 5];
+    if shown.iter().all(|row| row.processes.is_none()) {
+        table.iter_mut().for_each(|cells| cells[5].clear());
+    }
+    let mut widths = [0; 6];
     for cells in &table {
         widths.iter_mut().zip(cells).for_each(|(width, cell)| *width = cell.len().max(*width));
     }
@@ -92,7 +99,7 @@ fn columns(shown: &[Row<'_>], options: TextOptions, out: &mut impl Write) -> io:
 }
 
 /// A dash stands for what would need more time to tell.
-fn cells(row: &Row<'_>) -> [String; 5] {
+fn cells(row: &Row<'_>) -> [String; 6] {
     let is_verdict = row.is_judged() || row.verdict() != "stable";
     let sites = row.sites.len() as u64;
     [
@@ -101,6 +108,7 @@ fn cells(row: &Row<'_>) -> [String; 5] {
         bytes(row.live_bytes as f64),
         count(row.live_blocks),
         if sites > 1 { count(sites) } else { String::new() },
+        row.processes.map_or_else(String::new, |processes| count(processes as u64)),
     ]
 }
 

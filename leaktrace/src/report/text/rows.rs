@@ -15,6 +15,8 @@ pub(super) struct Row<'a> {
     pub live_bytes: u64,
     /// Of all its sites.
     pub live_blocks: u64,
+    /// In how many processes, where there are several.
+    pub processes: Option<usize>,
 }
 
 /// One row for each line, the worst first.
@@ -50,6 +52,7 @@ impl<'a> Row<'a> {
             growth: counted.filter_map(|site| site.growth_bytes_per_s).reduce(sum),
             live_bytes: total(sites.iter().map(|site| site.live_bytes)),
             live_blocks: total(sites.iter().map(|site| site.live_blocks)),
+            processes: None,
             sites,
         }
     }

@@ -2,6 +2,8 @@
 
 use std::ffi::OsStr;
 
+use procfs::process::StatFlags;
+
 use super::{Process, ProcessError};
 
 /// A process's pid in its own pid namespace.
@@ -34,6 +36,15 @@ impl Process {
             pid,
             depth,
         }))
+    }
+
+    /// Whether it runs the program of the process that forked it, having run no other: it may even share its memory.
+    ///
+    /// # Errors
+    /// [`ProcessError`] where the process is gone or may not be read.
+    pub fn runs_its_parents_program(&self) -> Result<bool, ProcessError> {
+        let flags = self.ask(self.entry.stat())?.flags;
+        Ok(flags & StatFlags::PF_FORKNOEXEC.bits() != 0)
     }
 
     /// The processes that it is the parent of, as far as the kernel says.

@@ -1,0 +1,361 @@
+//! `leaktrace --follow`: traces a process with all its descendants, and reports on all together.
+
+mod candidates;
+mod member;
+mod shares;
+
+use std::collections::BTreeMap;
+use std::io::{self, IsTerminal as _, Write as _};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, watch};
+use tokio::time::sleep_until;
+
+use super::choose;
+use super::output::Output;
+use super::trace::{Signals, exit_code, text_options};
+use crate::cli::{Format, TraceOptions};
+use crate::report::{self, End, FollowReport};
+use crate::session::{Followed, Forked, Options, SessionError};
+
+use candidates::Candidates;
+use member::{Member, Process, Told};
+use shares::Shares;
+
+/// Bytes of the ring buffer of each process but the first: at 400,000 events of 48 bytes a second it bridges four
+/// tenths of a second without a reader.
+const RING_BYTES: u32 = 8 << 20;
+
+/// How often candidates are looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// How often a line says how it is getting on.
+const PROGRESS_EVERY: Duration = Duration::from_secs(10);
+
+/// Reports that are kept; beyond them that of the shortest trace is dropped, and counted.
+const MOST_REPORTS: usize = 512;
+
+/// Processes that could not be traced and are named.
+const MOST_NAMED: usize = 10;
+
+/// Runs the command.
+pub(super) fn run(options: &TraceOptions) -> anyhow::Result<u8> {
+    super::start_logging(options.bpf_log);
+    let output = Output::open(options.report.output.as_deref())?;
+    let pid = choose::pid(&options.target, true)?;
+    let (report, threads) = super::block_on(follow(pid.get(), options))?;
+    let mut bytes = Vec::new();
+    match options.report.format {
+        Format::Json => report::follow_json(&report, &mut bytes)?,
+        Format::Text => report::follow_text(&report, text_options(&options.report), &mut bytes)?,
+    }
+    let written = output.write(&bytes)?;
+    for thread in threads {
+        // They take their probes off. One that panicked has said so.
+        let _ = thread.join();
+    }
+    let sites = report.merged.sites.iter().map(|site| &site.site);
+    let own = report.processes.iter().flat_map(|process| &process.sites);
+    let verdicts = sites.chain(own).map(|site| site.verdict);
+    Ok(exit_code(written, verdicts, options.report.fail_on))
+}
+
+/// Traces until the time is over, a signal comes, or none of the family lives any more.
+async fn follow(
+    pid: u32,
+    options: &TraceOptions,
+) -> anyhow::Result<(FollowReport, Vec<JoinHandle<()>>)> {
+    let mut signals = Signals::listen()?;
+    let (tell, mut told) = mpsc::unbounded_channel();
+    let mut family = Family::new(options, tell);
+    family.trace(pid)?;
+    let deadline = loop {
+        tokio::select! {
+            Some(told) = told.recv() => family.hear(told)?,
+            () = signals.any() => anyhow::bail!("stopped by a signal before the tracing began"),
+        }
+        if family.started {
+            break options.duration.map(|duration| Instant::now() + duration);
+        }
+    };
+    let mut next_line = Instant::now() + PROGRESS_EVERY;
+    while family.lives() {
+        tokio::select! {
+            biased;
+            () = signals.any() => family.stop(End::Signal),
+            () = at(deadline) => family.stop(End::Duration),
+            Some(told) = told.recv() => { family.hear(told)?; continue }
+            () = tokio::time::sleep(LOOK_EVERY) => {}
+        }
+        if family.stopped {
+            break;
+        }
+        family.look()?;
+        if Instant::now() >= next_line {
+            next_line += PROGRESS_EVERY;
+            family.progress();
+        }
+    }
+    while family.open > 0 {
+        let Some(told) = told.recv().await else { break };
+        family.hear(told)?;
+    }
+    // With all gates closed, one more signal may end the program at once.
+    signals.leave_on_next();
+    while family.lives_still() {
+        let Some(told) = told.recv().await else { break };
+        family.hear(told)?;
+    }
+    Ok(family.report())
+}
+
+async fn at(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => sleep_until(deadline.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// The processes that are traced together.
+struct Family<'a> {
+    options: &'a TraceOptions,
+    tell: mpsc::UnboundedSender<Told>,
+    stop: watch::Sender<Option<End>>,
+    followed: Followed,
+    shares: Shares,
+    candidates: Candidates,
+    running: BTreeMap<u32, Running>,
+    threads: Vec<JoinHandle<()>>,
+    processes: Vec<Process>,
+    began: Instant,
+    /// Whether the first one is traced.
+    started: bool,
+    stopped: bool,
+    /// Gates that are open.
+    open: usize,
+    /// Processes that could not be traced, by why not.
+    untraced: Untraced,
+}
+
+/// One that is traced, or about to be, or whose probes are being taken off.
+struct Running {
+    thread: JoinHandle<()>,
+    end: Option<End>,
+    is_done: bool,
+}
+
+#[derive(Default)]
+struct Untraced {
+    not_python: u64,
+    too_many: u64,
+    failed: Vec<String>,
+    failed_more: u64,
+    reports_dropped: u64,
+}
+
+impl<'a> Family<'a> {
+    fn new(options: &'a TraceOptions, tell: mpsc::UnboundedSender<Told>) -> Self {
+        Self {
+            options,
+            tell,
+            stop: watch::Sender::new(None),
+            followed: Followed::default(),
+            shares: Shares::new(options.max_memory, options.max_processes),
+            candidates: Candidates::default(),
+            running: BTreeMap::new(),
+            threads: Vec::new(),
+            processes: Vec::new(),
+            began: Instant::now(),
+            started: false,
+            stopped: false,
+            open: 0,
+            untraced: Untraced::default(),
+        }
+    }
+
+    /// Begins to trace a process.
+    fn trace(&mut self, pid: u32) -> anyhow::Result<()> {
+        self.followed.add(pid);
+        let member = Member {
+            pid,
+            options: Options {
+                gate: self.options.gate,
+                max_memory: self.shares.give(pid),
+                bpf_log: self.options.bpf_log,
+                followed: Some(self.followed.clone()),
+                ..if self.started {
+                    Options { ring_bytes: RING_BYTES, ..Options::default() }
+                } else {
+                    Options::default()
+                }
+            },
+            cmdline: self.options.report.cmdline,
+            tell: self.tell.clone(),
+            stop: self.stop.subscribe(),
+        };
+        let running = Running { thread: member.start()?, end: None, is_done: false };
+        self.running.insert(pid, running);
+        Ok(())
+    }
+
+    fn hear(&mut self, told: Told) -> anyhow::Result<()> {
+        match told {
+            Told::Tracing { pid, version } => {
+                self.started = true;
+                self.open += 1;
+                // Whoever closed stderr does not want to know.
+                let _ = writeln!(io::stderr(), "tracing {pid} (CPython {version})");
+            }
+            Told::Forked(forked) => self.consider(forked),
+            Told::Closed => self.open = self.open.saturating_sub(1),
+            Told::Ended { pid, outcome } => self.ended(pid, outcome)?,
+            Told::Gone { pid } => self.gone(pid),
+        }
+        Ok(())
+    }
+
+    fn consider(&mut self, forked: Forked) {
+        if !self.stopped && !self.running.contains_key(&forked.pid) {
+            self.candidates.add(forked, Instant::now());
+        }
+    }
+
+    fn ended(
+        &mut self,
+        pid: u32,
+        outcome: Result<Option<Box<Process>>, SessionError>,
+    ) -> anyhow::Result<()> {
+        let mut end = None;
+        match outcome {
+            Ok(Some(process)) => {
+                end = Some(process.end);
+                self.keep(*process);
+            }
+            Ok(None) => {}
+            Err(error) if !self.started => return Err(error.into()),
+            Err(SessionError::Process(_)) => self.candidates.short_lived += 1,
+            Err(SessionError::Module(_)) => self.untraced.not_python += 1,
+            Err(error) => self.untraced.name(pid, &error),
+        }
+        if let Some(running) = self.running.get_mut(&pid) {
+            (running.end, running.is_done) = (end, true);
+        }
+        Ok(())
+    }
+
+    fn keep(&mut self, process: Process) {
+        self.processes.push(process);
+        if self.processes.len() > MOST_REPORTS {
+            let duration = |process: &Process| process.report.session.duration_s;
+            let shortest = (0..self.processes.len()).min_by(|&a, &b| {
+                duration(&self.processes[a]).total_cmp(&duration(&self.processes[b]))
+            });
+            self.processes.remove(shortest.unwrap_or(0));
+            self.untraced.reports_dropped += 1;
+        }
+    }
+
+    /// The process may be traced again: what became another program may be a CPython once more.
+    fn gone(&mut self, pid: u32) {
+        self.followed.remove(pid);
+        self.shares.take_back(pid);
+        let Some(running) = self.running.remove(&pid) else { return };
+        self.threads.push(running.thread);
+        self.threads.retain(|thread| !thread.is_finished());
+        if running.end == Some(End::TargetExec) {
+            self.consider(Forked { pid, shares_memory: false });
+        }
+    }
+
+    /// Traces the candidates that are ready.
+    fn look(&mut self) -> anyhow::Result<()> {
+        for pid in self.candidates.ready(Instant::now()) {
+            if self.running.len() < self.options.max_processes {
+                self.trace(pid)?;
+            } else {
+                self.untraced.too_many += 1;
+            }
+        }
+        Ok(())
+    }
+
+    fn stop(&mut self, end: End) {
+        self.stopped = true;
+        self.stop.send_replace(Some(end));
+    }
+
+    /// Whether there is anything to wait for.
+    fn lives(&self) -> bool {
+        !self.candidates.is_empty() || !self.running.is_empty()
+    }
+
+    /// Whether reports are still to come.
+    fn lives_still(&self) -> bool {
+        self.running.values().any(|running| !running.is_done)
+    }
+
+    fn progress(&self) {
+        let elapsed = self.began.elapsed().as_secs();
+        let (traced, ended) = (self.open, self.processes.len());
+        let line = format!("{elapsed} s, {traced} processes are traced, {ended} have ended");
+        // Whoever closed stderr does not want to know.
+        let _ = if io::stderr().is_terminal() {
+            write!(io::stderr(), "\r\x1b[K{line}")
+        } else {
+            writeln!(io::stderr(), "{line}")
+        };
+    }
+
+    fn report(mut self) -> (FollowReport, Vec<JoinHandle<()>>) {
+        if io::stderr().is_terminal() {
+            let _ = write!(io::stderr(), "\r\x1b[K");
+        }
+        let warnings = self.untraced.warnings(&self.candidates, self.options.max_processes);
+        self.processes.sort_by_key(|process| process.started_at);
+        let followed = self.processes.into_iter().map(|process| report::FollowedProcess {
+            lived_on: !matches!(process.end, End::TargetExited | End::TargetExec | End::Lost),
+            started_at: process.started_at,
+            report: process.report,
+        });
+        let report = report::build_follow(followed.collect(), warnings);
+        let running = self.running.into_values().map(|running| running.thread);
+        (report, self.threads.into_iter().chain(running).collect())
+    }
+}
+
+impl Untraced {
+    fn name(&mut self, pid: u32, error: &SessionError) {
+        if self.failed.len() < MOST_NAMED {
+            self.failed.push(format!("child process {pid} is not traced: {error}"));
+        } else {
+            self.failed_more += 1;
+        }
+    }
+
+    fn warnings(self, candidates: &Candidates, max_processes: usize) -> Vec<String> {
+        let counted = [
+            (
+                candidates.short_lived,
+                "child processes ended before they could be traced".to_owned(),
+            ),
+            (self.not_python, "child processes run no CPython and were left alone".to_owned()),
+            (
+                self.too_many + candidates.dropped,
+                format!(
+                    "child processes are not traced, their gates are closed: more than --max-processes {max_processes}"
+                ),
+            ),
+            (self.failed_more, "more child processes are not traced".to_owned()),
+            (
+                self.reports_dropped,
+                format!(
+                    "processes ended whose reports were dropped: the {MOST_REPORTS} longest traces are kept"
+                ),
+            ),
+        ];
+        let counted = counted.into_iter().filter(|(count, _)| *count > 0);
+        let counted = counted.map(|(count, text)| format!("{count} {text}"));
+        self.failed.into_iter().chain(counted).collect()
+    }
+}

@@ -1,0 +1,43 @@
+//! Watches one session until it ends.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+use crate::report::End;
+use crate::session::{Session, SessionError};
+
+/// How often records are taken from the kernel side. Its ring buffer bridges seconds.
+const DRAIN_EVERY: Duration = Duration::from_millis(10);
+
+/// How often the session looks after everything else.
+const TICK_EVERY: Duration = Duration::from_millis(100);
+
+/// Takes the records of `session` until its target ends or `stop` says how it is to end. `look` is called each time.
+///
+/// # Errors
+/// The kernel side fails.
+pub(super) async fn until_end(
+    session: &mut Session,
+    stop: impl Future<Output = End>,
+    mut look: impl FnMut(&mut Session),
+) -> Result<End, SessionError> {
+    tokio::pin!(stop);
+    let mut next_tick = Instant::now();
+    loop {
+        session.drain();
+        let now = Instant::now();
+        if now >= next_tick {
+            if let Some(end) = session.tick()? {
+                return Ok(end);
+            }
+            next_tick = now + TICK_EVERY;
+        }
+        look(session);
+        tokio::select! {
+            biased;
+            end = &mut stop => return Ok(end),
+            () = sleep(DRAIN_EVERY) => {}
+        }
+    }
+}
