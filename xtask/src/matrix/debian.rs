@@ -13,6 +13,9 @@ use crate::{setup, shell};
 /// The distributions whose sources are looked at, the newest first.
 const SUITES: [&str; 3] = ["sid", "trixie", "bookworm"];
 
+/// A mirror that stands still has no new lists, and its old ones will do.
+const OLD_LISTS: &str = "-oAcquire::Check-Valid-Until=false";
+
 /// What is installed in the folder. Those that the distribution has not (any more) are left out.
 const PYTHONS: [&str; 9] = [
     "python3.13",
@@ -43,7 +46,7 @@ pub(super) fn install_sid(cache: &Cache) -> Result<()> {
         shell::run(Command::new("chmod").arg("+x").arg(folder.join("usr/sbin/policy-rc.d")))?;
     }
     let log = cache.log("debian-sid-pythons")?;
-    shell::run_logged(in_folder(&folder)?.args(["apt-get", "update"]), &log)?;
+    shell::run_logged(in_folder(&folder)?.args(["apt-get", OLD_LISTS, "update"]), &log)?;
     let known = |name: &&str| -> bool {
         in_folder(&folder).is_ok_and(|mut chroot| {
             let shown = shell::capture(chroot.args(["apt-cache", "show", name]));
@@ -138,8 +141,11 @@ fn private_apt(cache: &Cache) -> Result<Vec<String>> {
     let sources: Vec<String> =
         SUITES.iter().map(|suite| format!("deb-src {signed} {archive} {suite} main\n")).collect();
     fs::write(root.join("etc/apt/sources.list"), sources.concat())?;
-    let options =
-        [format!("-oDir={}", root.display()), "-oAPT::Sandbox::User=root".to_owned()].to_vec();
+    let options = vec![
+        format!("-oDir={}", root.display()),
+        "-oAPT::Sandbox::User=root".to_owned(),
+        OLD_LISTS.to_owned(),
+    ];
     shell::run(Command::new("apt-get").args(&options).args(["update", "--quiet"]))?;
     Ok(options)
 }
