@@ -17,15 +17,13 @@ const SUITES: [&str; 3] = ["sid", "trixie", "bookworm"];
 const OLD_LISTS: &str = "-oAcquire::Check-Valid-Until=false";
 
 /// What is installed in the folder. Those that the distribution has not (any more) are left out.
-const PYTHONS: [&str; 9] = [
+const PYTHONS: [&str; 7] = [
     "python3.13",
     "python3.13-nopie",
     "python3.13-dbg",
     "python3.14",
-    "python3.14-nopie",
     "python3.14-dbg",
     "python3.15",
-    "python3.15-nopie",
     "python3.15-dbg",
 ];
 

@@ -62,10 +62,11 @@ pub(super) const ROWS: &[Row] = &[
         kind: DEBIAN,
         origin: Origin::System("/usr/bin/python3.11", "python3"),
     },
-    sid("debian-3.13", DEBIAN, "/usr/bin/python3.13"),
+    // Of 3.13 Debian's other build is installed as well, which takes the name of the usual one.
+    sid("debian-3.13", DEBIAN, "/usr/bin/python3.13-pie"),
     sid("debian-3.14", DEBIAN, "/usr/bin/python3.14"),
     sid("debian-3.15", DEBIAN, "/usr/bin/python3.15"),
-    sid("nopie-3.13", "Debian's, not position-independent", "/usr/bin/python3.13-nopie"),
+    sid("nopie-3.13", "Debian's, not position-independent", "/usr/bin/python3.13"),
     built(&build::CONTAINER_3_11),
     built(&build::CONTAINER_3_13),
     built(&build::CLANG_3_13),
