@@ -201,6 +201,9 @@ fn reason(coverage: &Value, function: &Value, how: &str) -> (&'static str, Strin
         _ if before.contains("0f 1f 44 00 00") => {
             "the one NOP before it is the form that kernels rewrite into a call which forked children do not survive"
         }
+        "entry" if !inlined && before.contains("int3") => {
+            "the gap before it is filled with int3; nothing is inlined, so that its entry sees every call"
+        }
         "entry" if !inlined && is_nop(before) => {
             "the function lies on a 256-byte boundary; nothing is inlined, so that its entry sees every call"
         }
