@@ -1,31 +1,12 @@
-"""Makes blocks of sizes that nobody else makes, each at a stack of its own shape, and says what `traceback` says of
-each: innermost frame first, as [function, file, line]."""
+"""Makes blocks at stacks of all shapes, some deeper than leaktrace keeps, and says what Python says of each."""
+import itertools
 import sys
 import threading
-import traceback
 
+import account
 import protocol
 
 COUNT = int(sys.argv[1])
-STACKS = {}
-KEPT = []
-# Sizes of blocks of bytes: each is one stack's alone, and lies above what pymalloc hands out.
-FIRST = 70001
-
-
-def function(frame):
-    return getattr(frame.f_code, "co_qualname", frame.f_code.co_name)
-
-
-def sample():
-    number = len(STACKS)
-    STACKS[number] = None
-    block = bytearray(FIRST + 16 * number)
-    frames = [(function(f), f.f_code.co_filename, line) for f, line in traceback.walk_stack(sys._getframe())]
-    KEPT.append(block)
-    # In this frame `traceback` names the line of its own call, which is not the block's.
-    frames[0] = frames[0][:2] + (sample.__code__.co_firstlineno + 3,)
-    STACKS[number] = frames
 
 
 def recursion(depth, then):
@@ -41,11 +22,29 @@ def generated(then):
     return list(numbers())
 
 
+def delegated(then):
+    def inner():
+        yield (
+            then()
+        )
+
+    def outer():
+        yield from inner()
+    return [*outer()]
+
+
 def comprehended(then):
     return [
         then()
         for _ in range(1)
     ]
+
+
+def comprehended_twice(then):
+    return {
+        key: {value: then() for value in [1]}
+        for key in (then for _ in "a")
+    }
 
 
 def decorate(then):
@@ -74,12 +73,57 @@ def class_body(then):
     return Body
 
 
-# Code that is compiled anew each time may be gone again before anybody outside has read its names.
-EXECUTED = compile("def f(g):\n\n    return g()\nf(then)\n", "<executed>", "exec")
-
-
 def executed(then):
-    exec(EXECUTED, {"then": then})
+    exec("def f(g):\n\n    return g()\nf(then)\n", {"then": then})
+
+
+def compiled(then):
+    code = compile("\n\n[f() for f in [then]]", "<compiled>", "exec")
+    exec(code, {"then": then})
+
+
+def lambdas(then):
+    return (lambda: (
+        lambda: then())
+    ())()
+
+
+class Awaitable:
+    def __init__(self, then):
+        self.then = then
+
+    def __await__(self):
+        yield self.then()
+
+
+async def awaiting(then):
+    first = await Awaitable(then)
+    return first
+
+
+async def awaiting_twice(then):
+    return [
+        await awaiting(then)
+    ]
+
+
+def coroutine(then):
+    awaiting_twice(then).send(None)
+
+
+async def async_numbers(then):
+    for number in range(2):
+        yield await awaiting(then) if number else number
+
+
+def async_generator(then):
+    async def listed():
+        return [number async for number in async_numbers(then)]
+
+    async def looped():
+        async for number in async_numbers(int):
+            return number or await listed()
+    looped().send(None)
 
 
 class Object:
@@ -97,6 +141,12 @@ class Object:
         self.then()
         return False
 
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_exception):
+        self.then()
+
 
 def by_property(then):
     return Object(then).attribute
@@ -106,23 +156,39 @@ def by_sort(then):
     sorted([Object(then), Object(then)], key=None)
 
 
+def by_context(then):
+    with Object(then):
+        pass
+
+
+def in_handler(then):
+    try:
+        raise ValueError
+    except ValueError:
+        then()
+
+
 def in_thread(then):
     thread = threading.Thread(target=then)
     thread.start()
     thread.join()
 
 
-SHAPES = [generated, comprehended, decorated, class_body, executed, by_property, by_sort, in_thread]
+SHAPES = [
+    generated, delegated, comprehended, comprehended_twice, decorated, class_body, executed, compiled, lambdas,
+    coroutine, async_generator, by_property, by_sort, by_context, in_handler, in_thread,
+]
+PAIRS = list(itertools.product(SHAPES, SHAPES))
+# Of the deepest, leaktrace keeps the innermost 128 frames.
+DEPTHS = [0, 3, 7, 1, 40, 2, 5, 150]
 
 
 def work():
-    number = 0
-    while len(STACKS) < COUNT:
-        outer, inner = SHAPES[number % 8], SHAPES[number // 8 % 8]
-        depth = number // 64 % 40
-        outer(lambda: inner(lambda: recursion(depth, sample)))
-        number += 1
-    return {"first": FIRST, "stacks": [STACKS[i] for i in range(len(STACKS))]}
+    for number in range(COUNT):
+        outer, inner = PAIRS[number % len(PAIRS)]
+        depth = DEPTHS[number // len(PAIRS) % len(DEPTHS)] if number >= 16 else 150
+        outer(lambda: inner(lambda: recursion(depth, account.sample)))
+    return {"stacks": account.stacks()}
 
 
 protocol.run(work)

@@ -107,6 +107,12 @@ impl Aggregator {
         self.sites.define(id, stack)
     }
 
+    /// What the stack id stands for; `None` where it was not defined.
+    #[must_use]
+    pub fn stack(&self, id: u64) -> Option<&Stack> {
+        self.sites.stack_behind(id)
+    }
+
     /// The trace begins not when this was made but then, before any event.
     pub fn begin(&mut self, started_at_ns: u64) {
         self.options.started_at_ns = started_at_ns;

@@ -113,6 +113,12 @@ impl Sites {
         &self.stacks[site.stack as usize].stack
     }
 
+    /// What an id stands for.
+    #[must_use]
+    pub(super) fn stack_behind(&self, id: u64) -> Option<&Stack> {
+        self.ids.get(&id).map(|&index| &self.stacks[index as usize].stack)
+    }
+
     /// Writes down what the interval that ends now did to the sites.
     pub(super) fn close(&mut self) {
         for site in self.changed.drain(..) {

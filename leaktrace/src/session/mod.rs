@@ -37,7 +37,7 @@ pub use claim::{Family, heal, heal_descendants};
 pub use error::SessionError;
 pub use outcome::{About, ChildCounts, Progress, Traced};
 pub use recognise::Target;
-pub use symbolize::Symbolizer;
+pub use symbolize::{Freed, Symbolizer};
 
 use attach::Attached;
 use children::Children;
@@ -231,9 +231,14 @@ impl Session {
             }
             Ok(event) => {
                 if let Event::Free(free) = event
-                    && let Some(ids) = symbolizer.freed(free.block)
+                    && let Some(freed) = symbolizer.freed(free.block)
                 {
-                    stale.extend(ids);
+                    for &id in &freed.ids {
+                        if let Some(masked) = aggregator.stack(id).and_then(|s| freed.masked(s)) {
+                            aggregator.define_stack(id, masked);
+                        }
+                    }
+                    stale.extend(freed.ids);
                 }
                 if window.contains(&at_ns(&event)) {
                     aggregator.apply(&event);

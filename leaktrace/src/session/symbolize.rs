@@ -25,6 +25,35 @@ pub struct Symbolizer {
     whole: u64,
 }
 
+/// What a freed code object leaves behind.
+#[derive(Clone, Debug)]
+pub struct Freed {
+    /// The stacks that it is on.
+    pub ids: Vec<u64>,
+    names: Option<(Arc<str>, Arc<str>)>,
+}
+
+impl Freed {
+    /// A stack without the name of the code that was freed; `None` where it does not name it.
+    ///
+    /// Until its frames are sent anew, an id that comes once more stands for other code at the same address.
+    #[must_use]
+    pub fn masked(&self, stack: &Stack) -> Option<Stack> {
+        let (function, file) = self.names.as_ref()?;
+        let is_freed = |frame: &Frame| frame.function == *function && frame.file == *file;
+        if !stack.frames.iter().any(is_freed) {
+            return None;
+        }
+        let mask = |frame: &Frame| if is_freed(frame) { unknown() } else { frame.clone() };
+        Some(Stack { frames: stack.frames.iter().map(mask).collect(), truncated: stack.truncated })
+    }
+}
+
+/// A frame that has no name.
+fn unknown() -> Frame {
+    Frame { function: Arc::from("?"), file: Arc::from("?"), line: None }
+}
+
 impl Symbolizer {
     /// One that knows nothing yet.
     #[must_use]
@@ -71,13 +100,13 @@ impl Symbolizer {
         self.unresolved.values().sum()
     }
 
-    /// Told of every free: if `block` was a code object, the ids of the stacks that name it.
-    pub fn freed(&mut self, block: u64) -> Option<Vec<u64>> {
+    /// Told of every free: if `block` was a code object, the stacks that name it.
+    pub fn freed(&mut self, block: u64) -> Option<Freed> {
         // Not the cache is asked, which may have dropped the code object itself.
         let ids = self.stacks_of.remove(&block)?;
-        self.codes.forget(block);
         self.pairs -= ids.len();
-        Some(ids)
+        let code = self.codes.forget(block);
+        Some(Freed { ids, names: code.map(|code| (code.function, code.file)) })
     }
 
     /// Frames that could not be named, by the reason.
@@ -93,7 +122,7 @@ impl Symbolizer {
             Resolved::Incomplete => None,
             Resolved::Unknown(reason) => {
                 *self.unresolved.entry(reason).or_default() += 1;
-                Some(Frame { function: Arc::from("?"), file: Arc::from("?"), line: None })
+                Some(unknown())
             }
         }
     }
@@ -109,5 +138,25 @@ impl Symbolizer {
             ids.push(id);
             self.pairs += 1;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stack_of_freed_code_loses_that_name_alone() {
+        let frame = |name: &str| Frame {
+            function: Arc::from(name),
+            file: Arc::from("app.py"),
+            line: Some(3),
+        };
+        let stack = Stack { frames: [frame("kept"), frame("freed")].into(), truncated: true };
+        let names = frame("freed");
+        let freed = Freed { ids: vec![1], names: Some((names.function, names.file)) };
+        let masked = freed.masked(&stack).unwrap();
+        assert_eq!((&*masked.frames, masked.truncated), (&[frame("kept"), unknown()][..], true));
+        assert_eq!(freed.masked(&masked), None, "there is nothing left to mask");
     }
 }

@@ -101,11 +101,11 @@ impl CodeCache {
         self.codes.contains_key(&address)
     }
 
-    /// Drops the code object at `address`, whose block was freed.
-    pub fn forget(&mut self, address: u64) {
-        if let Some(entry) = self.codes.remove(&address) {
-            self.bytes = self.bytes.saturating_sub(entry.code.bytes());
-        }
+    /// Drops the code object at `address`, whose block was freed, and gives what was known of it.
+    pub fn forget(&mut self, address: u64) -> Option<Code> {
+        let Entry { code, .. } = self.codes.remove(&address)?;
+        self.bytes = self.bytes.saturating_sub(code.bytes());
+        Some(code)
     }
 
     /// What was done so far.
@@ -120,17 +120,22 @@ impl CodeCache {
         let known = self.codes.get(&address).map(|entry| entry.header);
         if known.is_none() || known != header.ok() {
             self.forget(address);
-            let entry = self.read(memory, header?)?;
+            let entry = self.read(memory, header?, address)?;
             self.stats.replaced += u64::from(known.is_some());
             self.insert(address, entry);
         }
         self.codes.get(&address).map(|entry| &entry.code).ok_or(Reason::Unreadable)
     }
 
-    fn read(&mut self, memory: &impl ReadMemory, header: Header) -> Result<Entry, Reason> {
+    fn read(
+        &mut self,
+        memory: &impl ReadMemory,
+        header: Header,
+        address: u64,
+    ) -> Result<Entry, Reason> {
         check_type(memory, &self.layout, header.kind, self.code_type)?;
         self.code_type = Some(header.kind);
-        let mut code = header.follow(memory, &self.layout)?;
+        let mut code = header.follow(memory, &self.layout, address)?;
         self.stats.reads += 1;
         code.function = self.share(code.function);
         code.file = self.share(code.file);

@@ -115,17 +115,33 @@ impl Header {
         })
     }
 
-    /// Reads what the header points to.
-    fn follow(&self, memory: &impl ReadMemory, layout: &Layout) -> Result<Code, Reason> {
-        Ok(Code {
+    /// Reads what the header of the code object at `address` points to.
+    fn follow(
+        &self,
+        memory: &impl ReadMemory,
+        layout: &Layout,
+        address: u64,
+    ) -> Result<Code, Reason> {
+        let code = Code {
             function: text::read(memory, layout, self.name)?.into(),
             file: text::read(memory, layout, self.file)?.into(),
             first_line: self.first_line,
             first_traceable: self.first_traceable.map(|units| 2 * i64::from(units)),
             line_format: layout.code.line_format,
             lines: read_line_table(memory, layout, self.lines)?,
-        })
+        };
+        // Asked last: a code object that lives now has kept all of that alive.
+        if is_alive(memory, layout, address)? { Ok(code) } else { Err(Reason::NotCode) }
     }
+}
+
+/// Whether the object at `address` is in use. A freed one keeps its content but for the first word, where every
+/// allocator links free blocks together (pymalloc's last link is 0): that is no number of references, of which there
+/// are some, fewer than 2^32. (From 3.14 on the upper 16 bits are flags.)
+fn is_alive(memory: &impl ReadMemory, layout: &Layout, address: u64) -> Result<bool, Reason> {
+    const FLAGS: u32 = 48;
+    let references = word(memory, address, layout.object.refcnt)? & ((1 << FLAGS) - 1);
+    Ok((1..=u64::from(u32::MAX)).contains(&references))
 }
 
 /// The fixed number of bytes at `offset`; what lies outside of `buffer` counts as not readable.
@@ -149,7 +165,7 @@ pub fn read(
 ) -> Result<Code, Reason> {
     let header = Header::read(memory, layout, address)?;
     check_type(memory, layout, header.kind, code_type)?;
-    header.follow(memory, layout)
+    header.follow(memory, layout, address)
 }
 
 /// Whether `kind` is the type of code objects.

@@ -277,6 +277,7 @@ fn made(layout: &Layout, name: &str) -> Made {
         memory.put(address, &bytes);
     }
     let mut code = vec![0; 0x200];
+    set(&mut code, layout.object.refcnt, 1);
     set(&mut code, layout.code.first_line, 10);
     set(&mut code, layout.object.kind, TYPE);
     set(&mut code, layout.code.qualname.unwrap_or(layout.code.name), NAME);
@@ -381,6 +382,25 @@ fn what_is_no_code_object_has_a_reason() {
         assert_eq!(read(&memory, &layout, CODE, None), Err(reason), "{offset} = {value:#x}");
     }
     assert_eq!(read(&Made::default(), &layout, u64::MAX, None), Err(Reason::Unreadable));
+}
+
+#[test]
+fn a_freed_code_object_whose_content_is_still_there_is_none() {
+    for (references, alive) in [
+        (0, false),
+        (0x7f12_3456_7890, false),
+        (0xdddd_dddd_dddd_dddd, false),
+        (1, true),
+        (u64::from(u32::MAX), true),
+        (0x0004_0000_c000_0000, true),
+    ] {
+        let mut memory = made(&layout(12), "f");
+        let mut bytes = memory.0[&CODE].clone();
+        set(&mut bytes, layout(12).object.refcnt, references);
+        memory.put(CODE, &bytes);
+        let found = read(&memory, &layout(12), CODE, None);
+        assert_eq!(found.is_ok(), alive, "{references:#x}");
+    }
 }
 
 #[test]
