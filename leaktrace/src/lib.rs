@@ -8,6 +8,7 @@ pub mod detector;
 pub mod gate;
 pub mod host;
 pub mod kernel;
+pub mod launch;
 pub mod pools;
 pub mod report;
 pub mod session;

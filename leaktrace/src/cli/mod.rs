@@ -1,5 +1,7 @@
 //! What the user typed, checked: flags become options that cannot contradict each other.
 
+#[cfg(test)]
+mod tests;
 mod units;
 
 use std::ffi::OsString;
@@ -22,11 +24,18 @@ pub const EXIT_USAGE: u8 = 2;
 /// Exit code: `--fail-on` matched.
 pub const EXIT_MATCHED: u8 = 10;
 
+/// The command by which leaktrace starts another program; not for people.
+pub const STARTER: &str = "__start";
+
 const EXIT_CODES: &str = "\
 Without --duration the trace runs until Ctrl-C or the target's end. Every allocation and every free costs the target a \
 trap meanwhile: a service that allocates without pause runs at a fraction of its speed.
 
 Exit codes: 0 done (also when the target ended, or a signal ended the tracing), 1 error, 2 usage, 10 --fail-on matched.";
+
+const TRACE_USAGE: &str = "\
+leaktrace trace [OPTIONS] <--pid <PID>|--unit <UNIT>|--container <ID>|--name <REGEX>>
+       leaktrace trace [OPTIONS] -- <CMD>...";
 
 /// Finds memory leaks in running CPython services from outside.
 #[derive(Debug, Parser)]
@@ -35,7 +44,7 @@ Exit codes: 0 done (also when the target ended, or a signal ended the tracing), 
     version,
     about,
     after_help = EXIT_CODES,
-    override_usage = "leaktrace --pid <PID> [OPTIONS]\n       leaktrace <COMMAND>",
+    override_usage = "leaktrace --pid <PID> [OPTIONS]\n       leaktrace [OPTIONS] -- <CMD>...\n       leaktrace <COMMAND>",
     args_conflicts_with_subcommands = true,
     subcommand_negates_reqs = true
 )]
@@ -49,7 +58,7 @@ struct Typed {
 #[derive(Debug, Subcommand)]
 enum TypedCommand {
     /// Trace a running Python process, and report which lines hold memory that grows
-    #[command(after_help = EXIT_CODES)]
+    #[command(after_help = EXIT_CODES, override_usage = TRACE_USAGE)]
     Trace(TraceFlags),
     /// List the CPythons that run here, and which can be traced
     Ps(PsFlags),
@@ -57,12 +66,17 @@ enum TypedCommand {
     Demo(DemoFlags),
     /// Find what a killed leaktrace left behind in a process and its children, and put it right
     Doctor(DoctorFlags),
+    #[command(name = STARTER, hide = true)]
+    Start(StartFlags),
 }
 
 #[derive(Args, Debug)]
 struct TraceFlags {
     #[command(flatten)]
     target: TargetFlags,
+    /// Start this command and trace it before its main module runs, as the user who called sudo
+    #[arg(last = true, value_name = "CMD", group = "TargetFlags", conflicts_with = "follow")]
+    command: Vec<OsString>,
     /// How long to trace: 30s, 10m, 12h; without it until Ctrl-C or the target's end
     #[arg(long, value_name = "TIME", value_parser = units::duration)]
     duration: Option<Duration>,
@@ -107,6 +121,13 @@ struct TargetFlags {
     /// The Python whose command line or process name contains this pattern
     #[arg(long, value_name = "REGEX", value_parser = pattern)]
     name: Option<Regex>,
+}
+
+#[derive(Args, Debug)]
+struct StartFlags {
+    word: i32,
+    #[arg(last = true, required = true)]
+    command: Vec<OsString>,
 }
 
 #[derive(Args, Debug)]
@@ -208,6 +229,26 @@ pub enum Command {
         /// Process to look at.
         target: Wanted,
     },
+    /// Become another program.
+    Start(StartOptions),
+}
+
+/// How to become another program.
+#[derive(Clone, Debug)]
+pub struct StartOptions {
+    /// The descriptor to wait on.
+    pub word: i32,
+    /// The program and its arguments.
+    pub command: Vec<OsString>,
+}
+
+/// What to trace.
+#[derive(Clone, Debug)]
+pub enum Subject {
+    /// A process that runs.
+    Running(Wanted),
+    /// A command that is yet to be started.
+    Started(Vec<OsString>),
 }
 
 /// The process that is meant.
@@ -231,8 +272,8 @@ pub struct PsOptions {
 /// How to trace a process.
 #[derive(Clone, Debug)]
 pub struct TraceOptions {
-    /// Process to trace.
-    pub target: Wanted,
+    /// What to trace.
+    pub target: Subject,
     /// How long; `None` until a signal or the target's end.
     pub duration: Option<Duration>,
     /// Whether the gate may be opened.
@@ -295,6 +336,9 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, c
         Some(TypedCommand::Ps(flags)) => {
             Ok(Command::Ps(PsOptions { format: flags.format, cmdline: flags.cmdline.into() }))
         }
+        Some(TypedCommand::Start(flags)) => {
+            Ok(Command::Start(StartOptions { word: flags.word, command: flags.command }))
+        }
         Some(TypedCommand::Doctor(flags)) => Ok(Command::Doctor { target: wanted(flags.target)? }),
     }
 }
@@ -309,7 +353,10 @@ fn check_trace(flags: TraceFlags) -> Result<Command, clap::Error> {
         return Err(usage(text));
     }
     Ok(Command::Trace(TraceOptions {
-        target: wanted(flags.target)?,
+        target: match flags.command.is_empty() {
+            true => Subject::Running(wanted(flags.target)?),
+            false => Subject::Started(flags.command),
+        },
         duration: flags.duration,
         gate: !flags.no_gate,
         follow: flags.follow,
@@ -373,76 +420,4 @@ impl From<Cmdline> for CmdlineMode {
 /// A usage error on one line.
 fn usage(text: &str) -> clap::Error {
     clap::Error::raw(clap::error::ErrorKind::ArgumentConflict, format!("{text}\n"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn parse_line(line: &str) -> Result<Command, clap::Error> {
-        parse(line.split(' ').map(OsString::from))
-    }
-
-    #[test]
-    fn a_pid_alone_is_short_for_trace() {
-        for line in ["leaktrace --pid 12", "leaktrace trace --pid 12 --exact"] {
-            let Command::Trace(options) = parse_line(line).unwrap() else { panic!("{line}") };
-            assert!(matches!(options.target, Wanted::Pid(pid) if pid.get() == 12));
-            assert_eq!((options.duration, options.gate), (None, true));
-            assert_eq!(options.report.top, 20);
-        }
-    }
-
-    #[test]
-    fn what_makes_no_sense_is_a_usage_error() {
-        for line in [
-            "leaktrace",
-            "leaktrace --pid 0",
-            "leaktrace --pid x",
-            "leaktrace --pid 1 --budget 1%",
-            "leaktrace --pid 1 --budget 1 --exact",
-            "leaktrace --pid 1 --duration 3parsecs",
-            "leaktrace --pid 1 --fail-on stable",
-            "leaktrace doctor",
-            "leaktrace --pid 1 --unit shop",
-            "leaktrace doctor --pid 1 --name x",
-            "leaktrace trace --unit shop --container 0123abcd",
-            "leaktrace --name (",
-            "leaktrace --name ",
-            "leaktrace --container 012",
-            "leaktrace --container shop",
-            "leaktrace ps --pid 1",
-            "leaktrace ps --format xml",
-        ] {
-            let error = parse_line(line).unwrap_err();
-            assert_eq!(error.exit_code(), i32::from(EXIT_USAGE), "{line}: {error}");
-        }
-    }
-
-    #[test]
-    fn a_target_is_named_by_what_is_known_of_it() {
-        for (line, expected) in [
-            ("leaktrace --unit shop.service", "--unit shop.service"),
-            ("leaktrace trace --container 0123ABCD", "--container 0123abcd"),
-            ("leaktrace --name gunicorn.*shop --duration 1s", "--name gunicorn.*shop"),
-        ] {
-            let Command::Trace(options) = parse_line(line).unwrap() else { panic!("{line}") };
-            let Wanted::Selected(selector) = options.target else { panic!("{line}") };
-            assert_eq!(selector.to_string(), expected);
-        }
-        let doctor = parse_line("leaktrace doctor --unit shop").unwrap();
-        assert!(matches!(doctor, Command::Doctor { target: Wanted::Selected(_) }));
-    }
-
-    #[test]
-    fn the_refusal_of_a_budget_is_one_line() {
-        let error = parse_line("leaktrace --pid 1 --budget 1%").unwrap_err().to_string();
-        assert_eq!(error.trim_end().lines().count(), 1, "{error}");
-    }
-
-    #[test]
-    fn the_definition_of_the_flags_is_consistent() {
-        use clap::CommandFactory as _;
-        Typed::command().debug_assert();
-    }
 }

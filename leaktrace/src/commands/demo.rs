@@ -14,7 +14,7 @@ use tempfile::TempDir;
 
 use super::output::Output;
 use super::{findings, trace};
-use crate::cli::{self, DemoOptions, ReportOptions, TraceOptions, Wanted};
+use crate::cli::{self, DemoOptions, ReportOptions, Subject, TraceOptions, Wanted};
 use crate::report::{Cmdline, Report};
 
 /// The service; the line that leaks is marked in it.
@@ -45,7 +45,7 @@ pub(super) fn run(options: &DemoOptions) -> anyhow::Result<u8> {
     let traced = super::block_on(trace::trace(
         pid,
         &TraceOptions {
-            target: Wanted::Pid(pid),
+            target: Subject::Running(Wanted::Pid(pid)),
             duration: Some(options.duration),
             gate: true,
             follow: false,

@@ -8,6 +8,8 @@ mod follow;
 mod output;
 mod progress;
 mod ps;
+mod signals;
+mod started;
 mod trace;
 mod watch;
 
@@ -19,6 +21,7 @@ use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
 use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::cli::{self, Command};
+use crate::launch;
 
 /// Runs the program; returns its exit code.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
@@ -38,14 +41,20 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
         Command::Trace(options) if options.follow => follow::run(&options),
         Command::Trace(options) => trace::run(&options),
         Command::Demo(options) => demo::run(&options),
+        Command::Start(options) => return launch::become_command(options.word, &options.command),
         Command::Ps(options) => ps::run(options),
         Command::Doctor { target } => doctor::run(&target),
     };
     done.unwrap_or_else(|error| {
-        // As above.
-        let _ = writeln!(io::stderr(), "leaktrace: {}", one_line(&format!("{error:#}")));
+        complain(&error);
         cli::EXIT_ERROR
     })
+}
+
+/// Says what went wrong.
+fn complain(error: &anyhow::Error) {
+    // There is nobody to tell if this fails.
+    let _ = writeln!(io::stderr(), "leaktrace: {}", one_line(&format!("{error:#}")));
 }
 
 /// Errors are one line, whatever they quote.

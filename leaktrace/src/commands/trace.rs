@@ -2,17 +2,14 @@
 
 use std::io::{self, IsTerminal as _, Write as _};
 use std::num::NonZeroU32;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
-use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
-use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 
 use super::output::{Output, Written};
 use super::progress::ProgressLine;
-use super::{choose, findings, watch};
-use crate::cli::{self, FailOn, Format, ReportOptions, TraceOptions};
+use super::signals::{self, Signals};
+use super::{choose, findings, started, watch};
+use crate::cli::{self, FailOn, Format, ReportOptions, Subject, TraceOptions};
 use crate::report::{self, End, Report, TextOptions};
 use crate::session::{Options, Session, Traced};
 
@@ -23,37 +20,68 @@ const DEFAULT_WIDTH: usize = 100;
 pub(super) fn run(options: &TraceOptions) -> anyhow::Result<u8> {
     super::start_logging(options.bpf_log);
     let output = Output::open(options.report.output.as_deref())?;
-    let pid = choose::pid(&options.target, false)?;
+    let wanted = match &options.target {
+        Subject::Started(command) => {
+            return super::block_on(started::run(command, options, output));
+        }
+        Subject::Running(wanted) => wanted,
+    };
+    let pid = choose::pid(wanted, false)?;
     let traced = super::block_on(trace(pid, options))?;
-    let report = findings::report(&traced, options.report.cmdline);
-    let written = output.write(&render(&report, &options.report)?)?;
+    // The probes are taken off afterwards, which takes longer.
+    deliver(&findings::report(&traced, options.report.cmdline), &options.report, output)
+}
+
+/// Writes the report; returns the exit code that it comes to.
+pub(super) fn deliver(
+    report: &Report,
+    options: &ReportOptions,
+    output: Output,
+) -> anyhow::Result<u8> {
+    let written = output.write(&render(report, options)?)?;
     let verdicts = report.sites.iter().map(|site| site.verdict);
-    Ok(exit_code(written, verdicts, options.report.fail_on))
+    Ok(exit_code(written, verdicts, options.fail_on))
 }
 
 /// Traces `pid` until the time is over, a signal comes or the target ends.
 pub(super) async fn trace(pid: NonZeroU32, options: &TraceOptions) -> anyhow::Result<Traced> {
     let mut signals = Signals::listen()?;
-    let mut session = tokio::select! {
-        session = Session::start(
-            pid.get(),
-            Options {
-                gate: options.gate,
-                max_memory: options.max_memory,
-                bpf_log: options.bpf_log,
-                ..Options::default()
-            },
-        ) => session?,
-        () = signals.any() => anyhow::bail!("stopped by a signal before the tracing began"),
-    };
+    let session = start(pid.get(), options, &mut signals).await?;
     announce(&session);
+    until_end(session, options, &mut signals).await
+}
+
+/// Puts the probes in place.
+pub(super) async fn start(
+    pid: u32,
+    options: &TraceOptions,
+    signals: &mut Signals,
+) -> anyhow::Result<Session> {
+    let options = Options {
+        gate: options.gate,
+        max_memory: options.max_memory,
+        bpf_log: options.bpf_log,
+        ..Options::default()
+    };
+    tokio::select! {
+        session = Session::start(pid, options) => Ok(session?),
+        () = signals.any() => anyhow::bail!("stopped by a signal before the tracing began"),
+    }
+}
+
+/// Traces until the time is over, a signal comes or the target ends.
+pub(super) async fn until_end(
+    mut session: Session,
+    options: &TraceOptions,
+    signals: &mut Signals,
+) -> anyhow::Result<Traced> {
     let deadline = options.duration.map(|duration| Instant::now() + duration);
     let mut progress = ProgressLine::new(io::stderr().is_terminal());
     let stop = async {
         tokio::select! {
             biased;
             () = signals.any() => End::Signal,
-            () = at(deadline) => End::Duration,
+            () = signals::at(deadline) => End::Duration,
         }
     };
     let end = watch::until_end(&mut session, stop, |session| progress.tick(session)).await;
@@ -64,64 +92,12 @@ pub(super) async fn trace(pid: NonZeroU32, options: &TraceOptions) -> anyhow::Re
     Ok(session.finish(end?)?)
 }
 
-async fn at(deadline: Option<Instant>) {
-    match deadline {
-        Some(deadline) => sleep_until(deadline).await,
-        None => std::future::pending().await,
-    }
-}
-
 /// The line that scripts wait for.
-fn announce(session: &Session) {
+pub(super) fn announce(session: &Session) {
     let target = session.target();
     let pid = target.process.pid();
     // Whoever closed stderr does not want to know.
     let _ = writeln!(io::stderr(), "tracing {pid} (CPython {})", target.version);
-}
-
-/// The signals that end the tracing.
-pub(super) struct Signals {
-    interrupt: Signal,
-    terminate: Signal,
-    hang_up: Signal,
-    quit: Signal,
-    armed: Arc<AtomicBool>,
-}
-
-impl Signals {
-    /// Listens from now on.
-    pub(super) fn listen() -> anyhow::Result<Self> {
-        let armed = Arc::new(AtomicBool::new(false));
-        for number in [SIGINT, SIGTERM, SIGHUP, SIGQUIT] {
-            signal_hook::flag::register_conditional_shutdown(
-                number,
-                i32::from(cli::EXIT_ERROR),
-                Arc::clone(&armed),
-            )?;
-        }
-        Ok(Self {
-            interrupt: signal(SignalKind::interrupt())?,
-            terminate: signal(SignalKind::terminate())?,
-            hang_up: signal(SignalKind::hangup())?,
-            quit: signal(SignalKind::quit())?,
-            armed,
-        })
-    }
-
-    /// Waits for one of them.
-    pub(super) async fn any(&mut self) {
-        tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
-            _ = self.hang_up.recv() => {}
-            _ = self.quit.recv() => {}
-        }
-    }
-
-    /// Has the next one end the program at once.
-    pub(super) fn leave_on_next(&self) {
-        self.armed.store(true, Ordering::SeqCst);
-    }
 }
 
 /// The report in the form that was asked for.

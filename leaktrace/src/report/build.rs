@@ -219,6 +219,7 @@ fn session(session: &SessionInfo, totals: &Totals, heap: &HeapInfo) -> Session {
         coverage_pct: session.coverage_pct.and_then(finite),
         functions: session.functions.clone(),
         end: session.end.name(),
+        exit_status: None,
         allocations_seen: totals.allocations_seen,
         frees_seen: totals.frees_seen,
         frees_of_older_blocks: totals.frees_of_older_blocks,

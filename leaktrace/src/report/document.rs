@@ -73,6 +73,8 @@ pub struct Session {
     pub functions: Vec<Function>,
     /// `duration`, `signal`, `target_exited`, `target_exec` or `lost`.
     pub end: &'static str,
+    /// How the process ended, where leaktrace started it and the trace lasted until then.
+    pub exit_status: Option<ExitStatus>,
     /// Blocks handed out, as seen.
     pub allocations_seen: u64,
     /// Blocks given back, as seen.
@@ -103,6 +105,15 @@ pub struct Function {
     pub tables: Vec<&'static str>,
     /// How its calls are seen: `nop`, `endbr` or `entry`; null where they are not.
     pub seen: Option<&'static str>,
+}
+
+/// How a process ended: one of the two is null.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct ExitStatus {
+    /// Its exit code.
+    pub code: Option<i32>,
+    /// The number of the signal that killed it.
+    pub signal: Option<i32>,
 }
 
 /// What a trace could verify of itself on the live process.

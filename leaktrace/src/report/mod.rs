@@ -17,8 +17,8 @@ mod text;
 
 pub use build::{End, Findings, Gate, HeapInfo, MemoryInfo, Mode, SessionInfo, TargetInfo, build};
 pub use document::{
-    Breakdown, Bytes, Counter, Frame, Function, Growth, Memory, Report, SCHEMA, Seconds, SelfCheck,
-    Session, Site, Target, TypeShare,
+    Breakdown, Bytes, Counter, ExitStatus, Frame, Function, Growth, Memory, Report, SCHEMA,
+    Seconds, SelfCheck, Session, Site, Target, TypeShare,
 };
 pub use follow::{
     FOLLOW_SCHEMA, FollowReport, FollowedProcess, Merged, MergedSite, build_follow, follow_json,

@@ -3,6 +3,7 @@
 use super::SessionError;
 use crate::cpython::debug_offsets;
 use crate::cpython::layout::Layout;
+use crate::cpython::runtime::Runtime;
 use crate::cpython::version::{self, Version};
 use crate::target::memory::ProcessMemory;
 use crate::target::module::Module;
@@ -24,11 +25,32 @@ pub fn assess(pid: u32) -> Assessment {
     Assessment { version, obstacle }
 }
 
+/// Whether an interpreter runs in `pid`.
+#[must_use]
+pub fn runs_python(pid: u32) -> bool {
+    let find = || {
+        let module = Module::find(pid).ok()?;
+        let memory = ProcessMemory::open_to_read(pid).ok()?;
+        let layout = layout(pid, &module, &memory, &mut None).ok()?;
+        Runtime::read(&memory, &layout, module.symbol("_PyRuntime")?)
+    };
+    find().is_some()
+}
+
 fn check(pid: u32, seen: &mut Option<Version>) -> Result<(), SessionError> {
     let module = Module::find(pid)?;
     let memory =
         ProcessMemory::open_to_read(pid).map_err(|cause| SessionError::Memory { pid, cause })?;
-    let version = version::find(&module, &memory).inspect_err(|error| {
+    layout(pid, &module, &memory, seen).map(drop)
+}
+
+fn layout(
+    pid: u32,
+    module: &Module,
+    memory: &ProcessMemory,
+    seen: &mut Option<Version>,
+) -> Result<Layout, SessionError> {
+    let version = version::find(module, memory).inspect_err(|error| {
         if let version::VersionError::TooOld { version } = error {
             *seen = Some(version.clone());
         }
@@ -38,7 +60,7 @@ fn check(pid: u32, seen: &mut Option<Version>) -> Result<(), SessionError> {
     let mut layout = Layout::for_version(major, minor)?;
     let runtime = module.symbol("_PyRuntime").ok_or(SessionError::NoRuntime { pid })?;
     if layout.debug_offsets.is_some() {
-        debug_offsets::refine(&memory, runtime, &mut layout)?;
+        debug_offsets::refine(memory, runtime, &mut layout)?;
     }
-    Ok(())
+    Ok(layout)
 }

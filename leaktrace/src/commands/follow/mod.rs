@@ -14,8 +14,9 @@ use tokio::time::sleep_until;
 
 use super::choose;
 use super::output::Output;
-use super::trace::{Signals, exit_code, text_options};
-use crate::cli::{Format, TraceOptions};
+use super::signals::Signals;
+use super::trace::{exit_code, text_options};
+use crate::cli::{Format, Subject, TraceOptions};
 use crate::report::{self, End, FollowReport};
 use crate::session::{Followed, Forked, Options, SessionError};
 
@@ -43,7 +44,10 @@ const MOST_NAMED: usize = 10;
 pub(super) fn run(options: &TraceOptions) -> anyhow::Result<u8> {
     super::start_logging(options.bpf_log);
     let output = Output::open(options.report.output.as_deref())?;
-    let pid = choose::pid(&options.target, true)?;
+    let Subject::Running(wanted) = &options.target else {
+        anyhow::bail!("--follow takes a process that runs already");
+    };
+    let pid = choose::pid(wanted, true)?;
     let (report, threads) = super::block_on(follow(pid.get(), options))?;
     let mut bytes = Vec::new();
     match options.report.format {

@@ -78,13 +78,23 @@ fn traced(report: &Report) -> String {
         || "overhead not known".to_owned(),
         |overhead| format!("estimated overhead {}", percent(overhead)),
     ));
-    format!("Traced: {}. {}", facts.join(", "), ended(session.end))
+    format!("Traced: {}. {}", facts.join(", "), how(session))
 }
 
 /// The first word of the command line; a server that renames itself ends it with a colon.
 pub(super) fn command(report: &Report) -> Option<String> {
     let program = report.target.cmdline.as_ref()?.first()?;
     program.split_whitespace().next().map(|word| escaped(word.trim_end_matches(':')))
+}
+
+fn how(session: &Session) -> String {
+    let status = session.exit_status.and_then(|status| match (status.code, status.signal) {
+        (Some(code), _) => Some(format!("It ended when the process exited with code {code}.")),
+        (None, signal) => {
+            signal.map(|signal| format!("It ended when the process was killed by signal {signal}."))
+        }
+    });
+    status.unwrap_or_else(|| ended(session.end).to_owned())
 }
 
 /// How it ended, in words.

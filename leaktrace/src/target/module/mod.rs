@@ -21,7 +21,7 @@ use rustix::fs::{FileType, Mode, OFlags, Stat};
 
 pub use self::elf::{Elf, NotElf, Segment};
 pub use self::functions::Functions;
-pub use self::recognition::{FileId, Interpreter, Recognition};
+pub use self::recognition::{FileId, Interpreter, Recognition, mentions};
 use super::maps::Mapping;
 
 /// Bytes of a module that are read at most: interpreters have 5 to 40 MiB, some programs with one inside more.

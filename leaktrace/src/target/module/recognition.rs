@@ -4,10 +4,10 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io;
-use std::path::PathBuf;
+use std::path::Path;
 
-use object::read::ReadCache;
 use object::read::elf::ElfFile64;
+use object::read::{ReadCache, ReadRef};
 use object::{Endianness, Object as _, ObjectSection as _, ObjectSymbol as _};
 
 use super::{OF_CPYTHON, OF_PYPY, candidates, map_file, names_pypy, open_regular};
@@ -74,7 +74,7 @@ impl Recognition {
 
     fn file(&mut self, pid: u32, mapping: &Mapping, is_exe: bool) -> io::Result<(FileId, Kind)> {
         // The program may be opened by who may not open other mapped files.
-        let program = || open_regular(&PathBuf::from(format!("/proc/{pid}/exe")));
+        let program = || open_regular(Path::new(&format!("/proc/{pid}/exe")));
         let (file, stat) = match open_regular(&map_file(pid, mapping)) {
             Err(_refused) if is_exe => program()?,
             opened => opened?,
@@ -85,12 +85,25 @@ impl Recognition {
     }
 }
 
+/// Whether one of `names` is among those of the dynamic symbols of a file: it defines it, or calls it.
+#[must_use]
+pub fn mentions(path: &str, names: &[&str]) -> bool {
+    let Ok((file, _)) = open_regular(Path::new(path)) else { return false };
+    let cache = ReadCache::new(file);
+    let Ok(elf) = ElfFile64::<Endianness, _>::parse(&cache) else { return false };
+    symbol_names(&elf).is_some_and(|text| names.iter().any(|name| contains(text, name.as_bytes())))
+}
+
+fn symbol_names<'a, R: ReadRef<'a>>(elf: &ElfFile64<'a, Endianness, R>) -> Option<&'a [u8]> {
+    let names = elf.section_by_name(".dynstr").filter(|names| names.size() <= MAX_NAME_BYTES)?;
+    names.data().ok()
+}
+
 /// What a file is; `None` where it is no ELF file, or a damaged one.
 fn kind(file: File) -> Option<Kind> {
     let cache = ReadCache::new(file);
     let elf = ElfFile64::<Endianness, _>::parse(&cache).ok()?;
-    let names = elf.section_by_name(".dynstr").filter(|names| names.size() <= MAX_NAME_BYTES)?;
-    let names = names.data().ok()?;
+    let names = symbol_names(&elf)?;
     let known = [&OF_PYPY[..], &OF_CPYTHON[..]].concat();
     // Most programs do not even have the name.
     if !known.iter().any(|name| contains(names, name.as_bytes())) {
