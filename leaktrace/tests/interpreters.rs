@@ -195,8 +195,7 @@ fn the_interpreter_works_through_every_gate_point() {
                         point::classify(&python.module, point.address),
                         Held::Open { function }
                     );
-                    let open = |byte| python.memory.write_byte(address, byte).unwrap();
-                    open(point.address.to_le_bytes()[0]);
+                    python.memory.write_pointer(address, point.address).unwrap();
                     assert_eq!(python.memory.read_u64(address), Ok(point.address));
                     assert_eq!(
                         find(&python).named().map(|(_, table)| table.address),
@@ -205,7 +204,7 @@ fn the_interpreter_works_through_every_gate_point() {
                         python.name
                     );
                     let answer = python.ask("work");
-                    python.memory.write_byte(address, function.to_le_bytes()[0]).unwrap();
+                    python.memory.write_pointer(address, function).unwrap();
                     assert_eq!(answer, right, "{} {which} {slot:?}", python.name);
                 }
                 assert_eq!(point::classify(&python.module, function), Held::Closed);

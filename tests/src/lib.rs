@@ -6,6 +6,7 @@
 mod disassembly;
 mod doctor;
 mod figures;
+mod library;
 mod programs;
 mod python;
 mod slots;
@@ -17,8 +18,9 @@ mod tracer;
 pub use disassembly::allocator_functions;
 pub use doctor::{Found, doctor};
 pub use figures::record;
+pub use library::Library;
 pub use programs::c_program;
-pub use python::{Python, debian_python, old_pythons, pythons};
+pub use python::{Python, debian_python, old_pythons, pythons, some_pythons};
 pub use slots::Slots;
 pub use stacks::{Frame, Stack, Stacks};
 pub use symbols::SymbolProbes;

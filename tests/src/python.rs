@@ -98,6 +98,16 @@ pub fn pythons() -> Vec<Python> {
     found
 }
 
+/// The first and the last of [`pythons`]: the system's and the newest, where nobody names others.
+#[must_use]
+pub fn some_pythons() -> Vec<Python> {
+    let mut all = pythons();
+    if all.len() > 2 {
+        all.drain(1..all.len() - 1);
+    }
+    all
+}
+
 /// Every CPython that is too old for leaktrace and that is here.
 #[must_use]
 pub fn old_pythons() -> Vec<Python> {

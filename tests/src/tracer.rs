@@ -239,6 +239,17 @@ impl Report {
             .unwrap_or(0.0)
     }
 
+    /// Its warnings, one a line.
+    ///
+    /// # Panics
+    /// The report has none, not even an empty list.
+    #[must_use]
+    pub fn warnings(&self) -> String {
+        let warnings = self.0["warnings"].as_array().expect("warnings are an array");
+        let texts = warnings.iter().filter_map(Value::as_str);
+        texts.fold(String::new(), |all, warning| all + warning + "\n")
+    }
+
     /// A sum over the sites that `wanted` picks.
     pub fn sum(&self, key: &str, wanted: impl Fn(Site<'_>) -> bool) -> f64 {
         self.sites().filter(|&site| wanted(site)).map(|site| site.number(key)).sum()

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use leaktrace_tests::{
     Ended, Found, Python, Report, Target, Tracer, can_trace, debian_python, doctor, leaktrace,
-    pythons,
+    pythons, some_pythons,
 };
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -21,12 +21,8 @@ fn setting(name: &str, default: usize) -> usize {
 }
 
 /// Debian's python3 and the newest of the others; in a long run all there are.
-fn some_pythons(rounds: usize) -> Vec<Python> {
-    let mut all = pythons();
-    if rounds < 50 && all.len() > 2 {
-        all.drain(1..all.len() - 1);
-    }
-    all
+fn pythons_for(rounds: usize) -> Vec<Python> {
+    if rounds < 50 { some_pythons() } else { pythons() }
 }
 
 fn any_python() -> Python {
@@ -87,7 +83,7 @@ fn a_target_survives_that_leaktrace_is_killed_at_any_moment() {
         return;
     }
     let rounds = setting("LEAKTRACE_SAFETY_ROUNDS", 8);
-    let pythons = some_pythons(rounds);
+    let pythons = pythons_for(rounds);
     let (mut tracing, mut left_open) = (0, 0);
     for (index, python) in pythons.iter().enumerate() {
         let mut busy = Busy::start(python);
@@ -135,7 +131,7 @@ fn a_target_is_as_it_was_when_leaktrace_is_stopped_at_any_moment() {
         return;
     }
     let rounds = setting("LEAKTRACE_SAFETY_ROUNDS", 8);
-    let pythons = some_pythons(rounds);
+    let pythons = pythons_for(rounds);
     let (mut reports, mut longest) = (0, Duration::ZERO);
     for (index, python) in pythons.iter().enumerate() {
         let mut busy = Busy::start(python);
@@ -227,7 +223,7 @@ fn children_of_every_kind_come_to_no_harm() {
         return;
     }
     let seconds = setting("LEAKTRACE_SAFETY_SECONDS", 15);
-    let pythons = some_pythons(seconds);
+    let pythons = pythons_for(seconds);
     let each = Duration::from_secs(seconds as u64).div_f64(pythons.len() as f64);
     for python in &pythons {
         let mut target = Target::start(python, "forks.py", &[]);
@@ -259,7 +255,7 @@ fn a_child_that_was_forked_under_an_open_gate_is_put_right_by_the_doctor() {
     if !can_trace() {
         return;
     }
-    for python in some_pythons(0) {
+    for python in some_pythons() {
         let mut busy = Busy::start(&python);
         let tracer = Tracer::start(busy.pid(), &[]);
         // It stands still while the child is made, and does not live to close its gate.
@@ -292,7 +288,7 @@ fn tracemalloc_that_starts_and_stops_under_an_open_gate_keeps_nothing_of_it() {
     if !can_trace() {
         return;
     }
-    for python in some_pythons(0) {
+    for python in some_pythons() {
         let mut busy = Busy::start(&python);
         // It starts while traced, and stops while traced.
         let tracer = Tracer::start(busy.pid(), &[]);
@@ -350,7 +346,7 @@ fn a_target_that_becomes_another_program_is_reported_and_left_alone() {
     if !can_trace() {
         return;
     }
-    for python in some_pythons(0) {
+    for python in some_pythons() {
         let mut busy = Busy::start(&python);
         let tracer = Tracer::start(busy.pid(), &[]);
         busy.check();

@@ -18,14 +18,15 @@ def run(work):
 
 
 def serve(commands):
-    """The other way to talk: says `ready`, then does what each line names and answers with its JSON, until `quit`."""
+    """The other way to talk: says `ready`, then does what the first word of each line names, with the others as its
+    arguments, and answers with its JSON, until `quit`."""
     sys.stdout.write("ready %d\n" % os.getpid())
     sys.stdout.flush()
     # Not through sys.stdin: whoever forks while its lock is held has children that wait for it for ever.
     with open(os.dup(0), "rb", buffering=0) as commands_in:
         for line in commands_in:
-            name = line.decode().strip()
+            name, *arguments = line.decode().split()
             if name == "quit":
                 os._exit(0)
-            sys.stdout.write(json.dumps(commands[name]()) + "\n")
+            sys.stdout.write(json.dumps(commands[name](*arguments)) + "\n")
             sys.stdout.flush()

@@ -51,6 +51,12 @@ const VENV: Need = Need {
     packages: &["python3-venv"],
 };
 
+const JEMALLOC: Need = Need {
+    what: "another malloc, for a test with LD_PRELOAD",
+    is_there: || std::path::Path::new("/usr/lib/x86_64-linux-gnu/libjemalloc.so.2").is_file(),
+    packages: &["libjemalloc2"],
+};
+
 const BPF_COMPILER: Need = Need {
     what: "a Rust compiler that builds for BPF",
     is_there: Toolchain::has_compiler,
@@ -88,7 +94,7 @@ pub(crate) fn for_demo() -> Result<()> {
 /// # Errors
 /// Where something is missing and cannot be installed.
 pub(crate) fn for_test() -> Result<()> {
-    install(&[PYTHON, VENV, C_COMPILER, BPF_COMPILER, LLVM])?;
+    install(&[PYTHON, VENV, C_COMPILER, JEMALLOC, BPF_COMPILER, LLVM])?;
     install_components()?;
     install_linker()?;
     install_gunicorn()?;

@@ -52,7 +52,7 @@ fn close(memory: &ProcessMemory, module: &Module, address: u64) -> io::Result<Op
         Held::Closed => Ok(Some(false)),
         Held::Foreign => Ok(None),
         Held::Open { function } => {
-            super::store(memory, address, value, function)?;
+            super::store(memory, address, function)?;
             Ok(Some(true))
         }
     }

@@ -1,7 +1,11 @@
 //! Puts the probes in place, each at the best place that the kernel takes.
 
 use std::num::NonZeroU32;
+use std::ops::Range;
+use std::path::PathBuf;
 use std::sync::Arc;
+
+use leaktrace_common::event::{Event, kind};
 
 use super::SessionError;
 use super::plan::Place;
@@ -11,6 +15,7 @@ use crate::gate::point::{self, GatePoint, Kind};
 use crate::gate::{Gate, Slot};
 use crate::kernel::{KernelError, Probe, Programs};
 use crate::report;
+use crate::target::maps::{self, Mapping};
 
 /// What was attached.
 #[derive(Debug)]
@@ -83,7 +88,7 @@ fn put_both(
         // A return probe reads its return address off the stack: only a function's very first instruction will do, or
         // what leads to it without a push.
         let entry = if point.kind == Kind::Entry { place.address } else { point.address };
-        if !point::may_be_probed(&target.module, entry) {
+        if entry != point.address && !point::may_be_probed(&target.module, entry) {
             return Err(refused(target, on_return, entry, "the kernel would rewrite that NOP"));
         }
         put(programs, target, on_return, entry)?;
@@ -108,26 +113,36 @@ fn put(
     probe: Probe,
     address: u64,
 ) -> Result<(), KernelError> {
-    let module = &target.module;
-    let offset = module
-        .file_offset_of(address)
-        .ok_or_else(|| refused(target, probe, address, "the address is not in the file"))?;
+    let (file, offset) = file_of(target, address)
+        .ok_or_else(|| refused(target, probe, address, "the address is in no file"))?;
     let pid = NonZeroU32::new(target.process.pid())
         .ok_or_else(|| refused(target, probe, offset, "the pid is 0"))?;
-    programs.attach(probe, module.map_file(), offset, pid)
+    programs.attach(probe, &file, offset, pid)
+}
+
+/// The file that is mapped at `address`, and the offset in it: the interpreter's, or where a hook lies.
+fn file_of(target: &Target, address: u64) -> Option<(PathBuf, u64)> {
+    let module = &target.module;
+    if let Some(offset) = module.file_offset_of(address).filter(|_| module.is_executable(address)) {
+        return Some((module.map_file().to_owned(), offset));
+    }
+    let pid = target.process.pid();
+    let mappings = maps::read(pid).ok()?;
+    let code = |it: &Mapping| it.executable && it.is_file() && it.range.contains(&address);
+    let mapping = mappings.into_iter().find(code)?;
+    let Range { start, end } = mapping.range;
+    let file = PathBuf::from(format!("/proc/{pid}/map_files/{start:x}-{end:x}"));
+    Some((file, address - start + mapping.offset))
 }
 
 fn slots(place: &Place, point: Option<GatePoint>) -> Vec<Slot> {
-    let Some(point) = point.filter(|point| point.kind != Kind::Entry) else { return Vec::new() };
+    let Some(point) = point else { return Vec::new() };
+    // A probe in the function itself sees calls as long as the table leads there; nothing is written for it.
+    let open = if point.kind == Kind::Entry { place.address } else { point.address };
     place
         .tables
         .iter()
-        .map(|&table| Slot {
-            table,
-            function: place.function,
-            closed: place.address,
-            open: point.address,
-        })
+        .map(|&table| Slot { table, function: place.function, closed: place.address, open })
         .collect()
 }
 
@@ -177,6 +192,15 @@ impl Attached {
     /// Whether frees of the raw domain are seen.
     pub(super) fn raw_free_seen(&self) -> bool {
         self.seen.iter().any(|(place, point)| place.probe == Probe::RawFree && point.is_some())
+    }
+
+    /// Whether a closed gate keeps the calls behind `event` from the probes.
+    pub(super) fn closes(&self, event: &Event<'_>) -> bool {
+        let frees = matches!(event, Event::Free(free) if free.head.kind == kind::FREE);
+        self.seen
+            .iter()
+            .filter(|(place, _)| (place.function == Function::Free) == frees)
+            .all(|(_, point)| point.is_none_or(|point| point.kind == Kind::Nop))
     }
 
     /// What is not seen, in words.

@@ -8,6 +8,7 @@ mod cost;
 mod end;
 mod error;
 mod heap;
+mod hooks;
 mod outcome;
 mod plan;
 mod prediction;
@@ -45,6 +46,7 @@ use claim::Claim;
 use cost::CostMeter;
 use end::Watch;
 use heap::HeapCheck;
+use hooks::{HookWatch, UnwantedHits};
 use prediction::Verification;
 
 /// Records that are taken from the ring buffer before anything else is looked at.
@@ -55,6 +57,9 @@ const LAST_RECORDS: Duration = Duration::from_secs(2);
 
 /// How long a thread of the target may take from the NOP of a gate that was just closed to its record.
 const STRAGGLERS: Duration = Duration::from_millis(2);
+
+/// How long calls that should not come any more are counted, once the gate was closed for the second time.
+const SECOND_LOOK: Duration = Duration::from_millis(20);
 
 /// How to trace.
 #[derive(Clone, Debug)]
@@ -104,7 +109,8 @@ pub struct Session {
     limit_bytes: Option<u64>,
     rss_start: Option<u64>,
     malformed: u64,
-    tables_changed_at: Option<Duration>,
+    hooks: HookWatch,
+    unwanted: UnwantedHits,
     closed: bool,
     /// The time, of the records' clock, while the gate was open: some probes are hit before and after it as well, and
     /// to count frees without allocations would be wrong.
@@ -127,19 +133,18 @@ impl Session {
         let mut target = Target::recognise(pid).await?;
         let lock = claim.into_lock()?;
         let mut warnings = std::mem::take(&mut target.warnings);
-        if repair.closed > 0 {
+        if repair.closed + repair.closed_behind_hooks > 0 {
             warnings.push("a gate that a killed leaktrace had left open was closed".to_owned());
         }
         let return_probes = return_probes(&kernel, &target, &mut warnings)?;
-        let places = plan::places(&target.module, &target.tables, options.gate);
-        let raw_malloc_unseen = places.iter().any(|place| {
-            place.probe == crate::kernel::Probe::RawMalloc && place.candidates.is_empty()
-        });
+        let places = plan::places(&target, options.gate);
+        let raw_malloc_unseen = plan::lacks_raw_malloc(&places);
         let record_at_obj = return_probes && (raw_malloc_unseen || target.pymalloc.usedpools == 0);
         let config = target.config(&kernel, record_at_obj);
         let mut programs = Programs::load_with(&config, options.bpf_log, options.ring_bytes)?;
         let cost = CostMeter::calibrate(&mut programs);
         let watch = Watch::new(pid)?;
+        let attach_began = Instant::now();
         let attached = attach::attach(&mut programs, &target, places, return_probes).await?;
         warnings.extend(attached.warnings(target.tables.inlined));
         let verification = Verification::new(
@@ -173,7 +178,8 @@ impl Session {
             started: Instant::now(),
             started_at: SystemTime::now(),
             malformed: 0,
-            tables_changed_at: None,
+            hooks: HookWatch::start(),
+            unwanted: UnwantedHits::since(attach_began),
             closed: false,
             window: opened_ns..u64::MAX,
             warnings,
@@ -222,7 +228,17 @@ impl Session {
         if self.window.end == u64::MAX && !self.watch.can_read(&self.target) {
             return 0;
         }
-        let Self { programs, aggregator, symbolizer, target, malformed, window, .. } = self;
+        let Self {
+            attached,
+            programs,
+            aggregator,
+            symbolizer,
+            target,
+            malformed,
+            window,
+            unwanted,
+            ..
+        } = self;
         let mut stale = Vec::new();
         let drained = programs.drain(BATCH, |record| match Event::parse(record) {
             Ok(Event::Stack { id, end, frames }) => {
@@ -242,6 +258,8 @@ impl Session {
                 }
                 if window.contains(&at_ns(&event)) {
                     aggregator.apply(&event);
+                } else if attached.closes(&event) {
+                    unwanted.count(at_ns(&event), window);
                 }
             }
             Err(_) => *malformed += 1,
@@ -262,15 +280,7 @@ impl Session {
         self.aggregator.sample(now_ns());
         self.cost.tick(self.started.elapsed());
         self.children.tick(&mut self.programs);
-        if self.tables_changed_at.is_none() && !self.attached.gate.is_as_opened() {
-            let elapsed = self.started.elapsed();
-            self.tables_changed_at = Some(elapsed);
-            self.warnings.push(format!(
-                "somebody else changed the allocator tables {:.1} s after the start (tracemalloc, another profiler): calls \
-                 may have been missed since",
-                elapsed.as_secs_f64()
-            ));
-        }
+        self.hooks.look(&mut self.attached.gate, self.started.elapsed());
         Ok(self.watch.look(&self.target))
     }
 
@@ -286,12 +296,14 @@ impl Session {
         let census = is_there.then(|| self.heap.count_again(&self.target));
         if end != End::TargetExec {
             self.drain_rest();
+            self.see_to_unwanted_hits();
         }
         let rss_end = self.target.process.rss().ok().filter(|&rss| rss > 0);
         let rss_end = rss_end.or(self.watch.last_rss());
         let counters = self.programs.counters()?;
         self.aggregator.set_losses(lost(&counters));
         let totals = self.aggregator.totals();
+        self.warnings.extend(self.hooks.warnings());
         let overhead_pct = self.cost.overhead_pct(
             &self.programs,
             totals.allocations_seen,
@@ -334,7 +346,7 @@ impl Session {
             children: self.children.counts(),
             warnings: self.warnings,
             target: self.target,
-            probes: (self.programs, self.lock),
+            probes: (self.programs, self.attached.gate, self.lock),
         })
     }
 
@@ -359,10 +371,28 @@ impl Session {
     fn close_for_good(&mut self) {
         self.close();
         std::thread::sleep(STRAGGLERS);
-        if !self.attached.gate.is_closed() {
-            // Whoever put back an old table once more does not get away with it.
-            let _ = self.attached.gate.close();
+        // Whoever put back an old table meanwhile does not get away with it.
+        let _ = self.attached.gate.close();
+    }
+
+    /// Where many calls still come by the closed gate, closes it once more; the target may have put back a table that it
+    /// had saved.
+    fn see_to_unwanted_hits(&mut self) {
+        self.warnings.extend(self.unwanted.early_words());
+        let open_until = Duration::from_nanos(self.window.end) + STRAGGLERS;
+        let since = Duration::from_nanos(now_ns()).saturating_sub(open_until);
+        if self.unwanted.many_late(since).is_none() {
+            return;
         }
+        let _ = self.attached.gate.close();
+        std::thread::sleep(STRAGGLERS);
+        self.drain_rest();
+        // What was drained until now was on its way before.
+        let _ = self.unwanted.many_late(STRAGGLERS);
+        std::thread::sleep(SECOND_LOOK);
+        self.drain_rest();
+        let still = self.unwanted.many_late(SECOND_LOOK);
+        self.warnings.extend(still.map(UnwantedHits::late_words));
     }
 
     fn drain_rest(&mut self) {

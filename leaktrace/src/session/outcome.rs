@@ -8,6 +8,7 @@ use leaktrace_common::counter::Counter;
 use super::Target;
 use crate::aggregator::{Aggregator, Snapshot, Totals};
 use crate::cpython::code::Reason;
+use crate::gate::Gate;
 use crate::gate::point::Kind;
 use crate::kernel::Programs;
 use crate::kernel::lock::Lock;
@@ -52,9 +53,10 @@ pub struct Traced {
     pub children: Option<ChildCounts>,
     /// What the user should know.
     pub warnings: Vec<String>,
-    /// The probes, which nothing hits any more, and the lock on the target. Dropping them takes them off, at some 0.1 s each: the report need not
-    /// wait for that.
-    pub probes: (Programs, Lock),
+    /// The probes, which nothing hits any more, the gate, and the lock on the target. Dropping them takes the probes off,
+    /// at some 0.1 s each, for which the report need not wait; then the gate is looked at once more, and closed where
+    /// somebody has put back an open table meanwhile.
+    pub probes: (Programs, Gate, Lock),
 }
 
 /// What the target says of itself, kept for when it is gone.

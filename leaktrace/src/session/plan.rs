@@ -1,8 +1,10 @@
 //! Which probe goes where: for each function of the tables the places to try, and the slots that lead there.
 
+use super::recognise::Target;
 use crate::cpython::tables::{AllocatorTables, Slot as Function, Table};
 use crate::gate::point::{self, GatePoint, Kind};
 use crate::kernel::Probe;
+use crate::target::memory::ReadMemory as _;
 use crate::target::module::Module;
 
 /// One function, its probe, and where that can sit.
@@ -26,7 +28,8 @@ pub(super) struct Place {
 
 /// The places for all functions of the tables. Without `gate` only those that need no store into the target.
 #[must_use]
-pub(super) fn places(module: &Module, tables: &AllocatorTables, gate: bool) -> Vec<Place> {
+pub(super) fn places(target: &Target, gate: bool) -> Vec<Place> {
+    let tables = &target.tables;
     let mut places: Vec<Place> = Vec::new();
     for (table, raw) in [(&tables.raw, true), (&tables.obj, false), (&tables.mem, false)] {
         for function in Function::ALL {
@@ -36,21 +39,20 @@ pub(super) fn places(module: &Module, tables: &AllocatorTables, gate: bool) -> V
             if let Some(place) = places.iter_mut().find(|place| place.address == address) {
                 place.tables.push(table.address);
             } else {
-                places.push(place(module, tables, table, function, raw, gate));
+                places.push(place(target, table, function, raw, gate));
             }
         }
     }
     places
 }
 
-fn place(
-    module: &Module,
-    tables: &AllocatorTables,
-    table: &Table,
-    function: Function,
-    raw: bool,
-    gate: bool,
-) -> Place {
+/// Whether no probe can see the calls of `raw.malloc`.
+pub(super) fn lacks_raw_malloc(places: &[Place]) -> bool {
+    places.iter().any(|place| place.probe == Probe::RawMalloc && place.candidates.is_empty())
+}
+
+fn place(target: &Target, table: &Table, function: Function, raw: bool, gate: bool) -> Place {
+    let (module, tables) = (&target.module, &target.tables);
     let address = table.function(function);
     // Where mem and obj differ, pymalloc serves neither (PYTHONMALLOC=mimalloc): nothing inlines their functions, but
     // CPython compares obj's with its own to count blocks.
@@ -58,6 +60,7 @@ fn place(
     let plain = own && table.is_plain(function, module);
     let candidates = point::candidates(module, address)
         .into_iter()
+        .chain(elsewhere(target, address))
         .filter(|point| match point.kind {
             // Only CPython's own plain allocators are what its inlined paths compare with. A pointer that differs in
             // more than one byte is replaced as a whole, but only where no entry would see the calls instead.
@@ -88,6 +91,16 @@ fn is_inside(tables: &AllocatorTables, module: &Module, address: u64) -> bool {
     let around = module.functions().last_before(address);
     let start = around.map_or(0, |range| range.start);
     tables.named().iter().any(|(_, table)| table.functions().contains(&start))
+}
+
+/// The entry of a hook that is another module's.
+fn elsewhere(target: &Target, address: u64) -> Option<GatePoint> {
+    if target.module.is_executable(address) {
+        return None;
+    }
+    let mut bytes = [0; point::MAX_INSTRUCTION];
+    target.memory.read_bytes(address, &mut bytes).ok()?;
+    point::entry_elsewhere(&bytes, address)
 }
 
 const fn probe(function: Function, raw: bool) -> Probe {

@@ -62,14 +62,6 @@ impl ProcessMemory {
         Ok(Self { file: File::open(format!("/proc/{pid}/mem"))? })
     }
 
-    /// Writes one byte, which no thread of the target can see half done.
-    ///
-    /// # Errors
-    /// The page is not mapped, or the process is gone.
-    pub fn write_byte(&self, address: u64, byte: u8) -> io::Result<()> {
-        self.file.write_all_at(&[byte], address)
-    }
-
     /// Writes a pointer in one piece. On x86-64 the kernel copies an aligned word by one store of 8 bytes, or by
     /// microcode that moves it whole; neither was ever seen half done.
     ///

@@ -20,6 +20,9 @@ use crate::target::module::Module;
 /// Bytes of a table: five words.
 const TABLE_BYTES: u64 = 40;
 
+/// Hooks that may be stacked over a table: tracemalloc over debug hooks, and room for one more.
+pub const MOST_HOOKS: usize = 3;
+
 /// One allocator table (`PyMemAllocatorEx`), as it was read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Table {
@@ -126,6 +129,25 @@ impl Table {
         self.ctx == 0 && module.functions().function_at(self.function(slot)).is_some()
     }
 
+    /// The table that calls come to through hooks that keep it whole behind their `ctx`, as tracemalloc does (debug hooks
+    /// do not: they ask for more than they are asked for). It is taken for this one: when the hooks go, it will be.
+    #[must_use]
+    fn beneath_hooks(self, module: &Module, memory: &dyn ReadMemory) -> Self {
+        let mut table = self;
+        for _ in 0..MOST_HOOKS {
+            match Table::read(memory, table.ctx).filter(|_| table.ctx != 0) {
+                Some(kept) if kept.is_own(module) => table = kept,
+                _ => break,
+            }
+        }
+        Self { address: self.address, ..table }
+    }
+
+    /// Whether all four functions are the interpreter's own.
+    fn is_own(&self, module: &Module) -> bool {
+        self.functions().iter().all(|&function| module.functions().function_at(function).is_some())
+    }
+
     /// Whether all four functions are plain, see [`Self::is_plain`].
     #[must_use]
     pub fn all_plain(&self, module: &Module) -> bool {
@@ -159,6 +181,8 @@ pub struct AllocatorTables {
     pub inlined: bool,
     /// What the second way said.
     pub check: Check,
+    /// Whether hooks stand over them that keep the tables whole, and what is told here is what they keep.
+    pub hooked: bool,
 }
 
 /// Why the tables are not known: no gate can be built then.
@@ -213,10 +237,17 @@ pub fn find(
     let found = code::find(module, memory)?;
     let read = |address| Table::read(memory, address).ok_or(TablesError::Unreadable { address });
     let (raw, mem, obj) = (read(found.raw)?, read(found.mem)?, read(found.obj)?);
+    let check = Check::DoesNotApply;
     let mut tables =
-        AllocatorTables { raw, mem, obj, inlined: found.inlined, check: Check::DoesNotApply };
+        AllocatorTables { raw, mem, obj, inlined: found.inlined, check, hooked: false };
     if tables.at_rest(module) {
         tables.check = scan::check(module, memory, version, &tables)?;
+        return Ok(tables);
+    }
+    for table in [&mut tables.raw, &mut tables.mem, &mut tables.obj] {
+        let beneath = table.beneath_hooks(module, memory);
+        tables.hooked |= beneath != *table;
+        *table = beneath;
     }
     Ok(tables)
 }

@@ -70,8 +70,8 @@ pub struct GatePoint {
     pub cost: Cost,
     /// Instructions from there to the function; 0 inside of it.
     pub steps: u8,
-    /// Whether the address differs from the function's in the lowest byte alone: one store of one byte then opens or
-    /// closes the gate.
+    /// Whether the address differs from the function's in the lowest byte alone: then nothing but the two can be seen
+    /// while one replaces the other.
     pub differs_in_low_byte_only: bool,
 }
 
@@ -102,6 +102,16 @@ pub fn classify(module: &Module, value: u64) -> Held {
     classify_in(module, value)
 }
 
+/// The entry of a function of another module, a hook, whose first bytes are `bytes`: that it is called proves that an
+/// instruction begins there.
+#[must_use]
+pub fn entry_elsewhere(bytes: &[u8], address: u64) -> Option<GatePoint> {
+    let instruction = first(bytes, address)?;
+    let (length, cost) = probed(bytes, &instruction)?;
+    let kind = Kind::Entry;
+    Some(GatePoint { address, kind, length, cost, steps: 0, differs_in_low_byte_only: false })
+}
+
 /// Whether a probe may sit on the instruction at `address`: not on one that the kernel would rewrite.
 #[must_use]
 pub fn may_be_probed(module: &Module, address: u64) -> bool {
@@ -129,7 +139,7 @@ impl Text for Module {
 const ENDBR64: [u8; 4] = [0xf3, 0x0f, 0x1e, 0xfa];
 
 /// Bytes of the longest instruction.
-const MAX_INSTRUCTION: usize = 15;
+pub const MAX_INSTRUCTION: usize = 15;
 
 /// Bytes of padding that are looked at; more is not between two functions.
 const MAX_PADDING: u64 = 256;
