@@ -1,8 +1,7 @@
 //! Whether a process could be traced, as far as reading tells.
 
 use super::SessionError;
-use crate::cpython::debug_offsets;
-use crate::cpython::layout::Layout;
+use crate::cpython::description;
 use crate::cpython::version::{self, Version};
 use crate::target::memory::ProcessMemory;
 use crate::target::module::Module;
@@ -33,12 +32,8 @@ fn check(pid: u32, seen: &mut Option<Version>) -> Result<(), SessionError> {
             *seen = Some(version.clone());
         }
     })?;
-    let (major, minor) = (version.major, version.minor);
-    *seen = Some(version);
-    let mut layout = Layout::for_version(major, minor)?;
+    *seen = Some(version.clone());
     let runtime = module.symbol("_PyRuntime").ok_or(SessionError::NoRuntime { pid })?;
-    if layout.debug_offsets.is_some() {
-        debug_offsets::refine(&memory, runtime, &mut layout)?;
-    }
+    description::layout(&memory, runtime, &version)?;
     Ok(())
 }

@@ -7,6 +7,7 @@ mod claim;
 mod cost;
 mod end;
 mod error;
+mod guess;
 mod heap;
 mod outcome;
 mod plan;
@@ -131,7 +132,7 @@ impl Session {
             warnings.push("a gate that a killed leaktrace had left open was closed".to_owned());
         }
         let return_probes = return_probes(&kernel, &target, &mut warnings)?;
-        let places = plan::places(&target.module, &target.tables, options.gate);
+        let places = plan::places(&target.module, &target.tables, gates(&target, &options));
         let raw_malloc_unseen = places.iter().any(|place| {
             place.probe == crate::kernel::Probe::RawMalloc && place.candidates.is_empty()
         });
@@ -363,6 +364,14 @@ impl Session {
     fn drain_rest(&mut self) {
         let deadline = Instant::now() + LAST_RECORDS;
         while self.drain() > 0 && Instant::now() < deadline {}
+    }
+}
+
+fn gates(target: &Target, options: &Options) -> plan::Gates {
+    match (options.gate, target.layout.free_threaded) {
+        (false, _) => plan::Gates::None,
+        (true, true) => plan::Gates::Raw,
+        (true, false) => plan::Gates::All,
     }
 }
 
