@@ -30,10 +30,11 @@ pub mod kind {
     pub const REALLOC: u16 = 3;
     /// [`Stack`](super::Stack): the frames behind a stack id.
     pub const STACK: u16 = 4;
-    /// [`Free`](super::Free) of the old block on entry of a raw `realloc`. The same thread's next raw event is
-    /// the [`ALLOC`] of the new block, or [`REALLOC_FAILED`].
+    /// [`Free`](super::Free) of the old block on entry of a `realloc` that its return probe records: a raw one, or one
+    /// of obj where blocks are awaited for good. The same thread's next event of that domain's functions is the
+    /// [`ALLOC`] of the new block, or [`REALLOC_FAILED`].
     pub const REALLOC_FREE: u16 = 5;
-    /// [`Free`](super::Free): a raw `realloc` returned NULL, its old block is still there.
+    /// [`Free`](super::Free): such a `realloc` returned NULL, its old block is still there.
     pub const REALLOC_FAILED: u16 = 6;
     /// [`Fork`](super::Fork): the target, or a child of its, made a process. In a ring buffer of its own.
     pub const FORK: u16 = 7;

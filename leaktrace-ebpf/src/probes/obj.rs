@@ -190,6 +190,10 @@ fn wait(call: &Call) {
     if call.old == 0 && awaited_realloc() != 0 {
         return;
     }
+    if call.old != 0 && config::record_at_obj() {
+        // Told on entry: without a GIL another thread may be given the same address before the call is over.
+        emit::free(kind::REALLOC_FREE, domain::OBJ, call.tid as u32, call.old);
+    }
     if IN_OBJ.insert(&bpf_get_current_pid_tgid(), call, 0).is_err() {
         count(Counter::InFlightFull);
     }
@@ -284,6 +288,9 @@ fn leave(ctx: &RetProbeContext, tid: u32, block: u64) {
     let _ = IN_OBJ.remove(&key);
     if block == 0 {
         count(Counter::AllocationFailed);
+        if call.old != 0 && config::record_at_obj() {
+            emit::free(kind::REALLOC_FAILED, domain::OBJ, tid, call.old);
+        }
         return;
     }
     if call.predicted != 0 {
@@ -295,7 +302,6 @@ fn leave(ctx: &RetProbeContext, tid: u32, block: u64) {
     }
     if call.old != 0 && config::record_at_obj() {
         // Old and new block may be of any domain.
-        emit::free(kind::FREE, domain::OBJ, tid, call.old);
         emit::alloc(call.domain as u16, tid, block, call.size, call.stack);
     } else {
         record(tid, &call, block);

@@ -25,8 +25,8 @@ impl Aggregator {
         match event {
             Event::Alloc(alloc) => self.alloc(alloc),
             Event::Free(free) => match free.head.kind {
-                kind::REALLOC_FREE => self.raw_resize(free),
-                kind::REALLOC_FAILED => self.raw_resize_failed(free),
+                kind::REALLOC_FREE => self.awaited_resize(free),
+                kind::REALLOC_FAILED => self.awaited_resize_failed(free),
                 _ => self.free(free),
             },
             Event::Realloc(realloc) => self.realloc(realloc),
@@ -129,7 +129,7 @@ impl Aggregator {
         Last::ObjResize { old: event.old, new: event.new, undo }
     }
 
-    fn raw_resize(&mut self, event: &Free) {
+    fn awaited_resize(&mut self, event: &Free) {
         self.sample(event.head.at_ns);
         let last = *self.threads.last_of(event.head.tid);
         if let Last::ObjResize { old, new, undo: Some(undo) } = last
@@ -144,13 +144,13 @@ impl Aggregator {
             Some(block) => {
                 self.sites.change(block.site, self.axis.open).death(block.size);
             }
-            None => self.count_older(event.block, Domain::Raw),
+            None => self.count_older(event.block, Domain::of_event(event.head.domain)),
         }
         self.settle(last);
         *self.threads.last_of(event.head.tid) = Last::RawResize { old: event.block, held };
     }
 
-    fn raw_resize_failed(&mut self, event: &Free) {
+    fn awaited_resize_failed(&mut self, event: &Free) {
         self.sample(event.head.at_ns);
         let last = std::mem::take(self.threads.last_of(event.head.tid));
         let Last::RawResize { old, held } = last else { return self.settle(last) };
@@ -160,7 +160,7 @@ impl Aggregator {
         self.totals.frees_seen = self.totals.frees_seen.saturating_sub(1);
         match held {
             Some(block) => self.restore(old, block),
-            None => self.uncount_older(old, Domain::Raw),
+            None => self.uncount_older(old, Domain::of_event(event.head.domain)),
         }
     }
 

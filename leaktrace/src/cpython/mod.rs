@@ -3,6 +3,7 @@
 pub mod census;
 pub mod code;
 pub mod debug_offsets;
+pub mod description;
 #[cfg(test)]
 mod interpreters;
 pub mod layout;

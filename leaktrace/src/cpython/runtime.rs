@@ -27,9 +27,13 @@ impl Runtime {
     #[must_use]
     pub fn read(memory: &impl ReadMemory, layout: &Layout, address: u64) -> Option<Self> {
         let fields = layout.runtime.as_ref()?;
-        let main = memory.read_u64(address.wrapping_add(fields.interpreters_main)).ok()?;
         let head = memory.read_u64(address.wrapping_add(fields.interpreters_head)).ok()?;
         let interpreters = chain(memory, head, layout.interpreter.next, MAX_INTERPRETERS)?;
+        // New interpreters are put at the head of the list (`PyInterpreterState_New`).
+        let main = match fields.interpreters_main {
+            Some(main) => memory.read_u64(address.wrapping_add(main)).ok()?,
+            None => interpreters.last().copied()?,
+        };
         if main == 0 || !interpreters.contains(&main) {
             return None;
         }

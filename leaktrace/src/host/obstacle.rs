@@ -21,7 +21,7 @@ impl Obstacle {
         let word = match error {
             SessionError::Version(VersionError::TooOld { .. }) => "too old",
             SessionError::Layout(_) => "unknown version",
-            SessionError::DebugOffsets(DebugOffsetsError::FreeThreaded) => "free-threaded",
+            SessionError::DebugOffsets(DebugOffsetsError::FreeThreaded { .. }) => "free-threaded",
             SessionError::Memory { .. } => "no permission",
             _ => "unsupported",
         };
@@ -34,7 +34,7 @@ impl Obstacle {
             error,
             SessionError::Version(VersionError::TooOld { .. })
                 | SessionError::Layout(_)
-                | SessionError::DebugOffsets(DebugOffsetsError::FreeThreaded)
+                | SessionError::DebugOffsets(DebugOffsetsError::FreeThreaded { .. })
         )
     }
 

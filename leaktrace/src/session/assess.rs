@@ -1,7 +1,7 @@
 //! Whether a process could be traced, as far as reading tells.
 
 use super::SessionError;
-use crate::cpython::debug_offsets;
+use crate::cpython::description;
 use crate::cpython::layout::Layout;
 use crate::cpython::runtime::Runtime;
 use crate::cpython::version::{self, Version};
@@ -55,12 +55,7 @@ fn layout(
             *seen = Some(version.clone());
         }
     })?;
-    let (major, minor) = (version.major, version.minor);
-    *seen = Some(version);
-    let mut layout = Layout::for_version(major, minor)?;
+    *seen = Some(version.clone());
     let runtime = module.symbol("_PyRuntime").ok_or(SessionError::NoRuntime { pid })?;
-    if layout.debug_offsets.is_some() {
-        debug_offsets::refine(memory, runtime, &mut layout)?;
-    }
-    Ok(layout)
+    Ok(description::layout(memory, runtime, &version)?)
 }

@@ -51,6 +51,19 @@ pub enum SessionError {
         /// Its version.
         version: crate::cpython::version::Version,
     },
+    /// A newer version than leaktrace knows, of which something does not check out.
+    #[error(
+        "cannot trace `{pid}`: leaktrace does not know CPython {version} yet, and what that says of its own structures \
+         does not lead to {missing}; use a newer leaktrace"
+    )]
+    Unproven {
+        /// The process.
+        pid: u32,
+        /// Its version.
+        version: crate::cpython::version::Version,
+        /// What was not found.
+        missing: &'static str,
+    },
     /// No function has a place for a probe.
     #[error("nothing to probe: no allocator function of this CPython has a place for a probe")]
     NothingToProbe,
@@ -59,12 +72,23 @@ pub enum SessionError {
     Gate(std::io::Error),
 }
 
+impl From<crate::cpython::description::DescriptionError> for SessionError {
+    fn from(error: crate::cpython::description::DescriptionError) -> Self {
+        use crate::cpython::description::DescriptionError;
+        match error {
+            DescriptionError::Layout(error) => Self::Layout(error),
+            DescriptionError::DebugOffsets(error) => Self::DebugOffsets(error),
+        }
+    }
+}
+
 impl SessionError {
     /// Whether the same process may well be fine a moment later: it is starting, or changed while it was looked at.
     pub(super) fn may_pass(&self) -> bool {
         matches!(
             self,
             Self::NoInterpreter { .. }
+                | Self::Unproven { .. }
                 | Self::DebugOffsets(_)
                 | Self::Version(crate::cpython::version::VersionError::Unknown { .. })
         )

@@ -7,6 +7,7 @@ mod claim;
 mod cost;
 mod end;
 mod error;
+mod guess;
 mod heap;
 mod hooks;
 mod outcome;
@@ -137,7 +138,7 @@ impl Session {
             warnings.push("a gate that a killed leaktrace had left open was closed".to_owned());
         }
         let return_probes = return_probes(&kernel, &target, &mut warnings)?;
-        let places = plan::places(&target, options.gate);
+        let places = plan::places(&target, gates(&target, &options));
         let raw_malloc_unseen = plan::lacks_raw_malloc(&places);
         let record_at_obj = return_probes && (raw_malloc_unseen || target.pymalloc.usedpools == 0);
         let config = target.config(&kernel, record_at_obj);
@@ -398,6 +399,14 @@ impl Session {
     fn drain_rest(&mut self) {
         let deadline = Instant::now() + LAST_RECORDS;
         while self.drain() > 0 && Instant::now() < deadline {}
+    }
+}
+
+fn gates(target: &Target, options: &Options) -> plan::Gates {
+    match (options.gate, target.layout.free_threaded) {
+        (false, _) => plan::Gates::None,
+        (true, true) => plan::Gates::Raw,
+        (true, false) => plan::Gates::All,
     }
 }
 

@@ -26,9 +26,22 @@ pub(super) struct Place {
     pub(super) candidates: Vec<GatePoint>,
 }
 
-/// The places for all functions of the tables. Without `gate` only those that need no store into the target.
+/// Which tables may be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Gates {
+    /// All.
+    All,
+    /// That of the raw domain. In a free-threaded build the others hold mimalloc's functions, and CPython compares
+    /// `obj.malloc` with its own to count blocks (`_PyMem_MimallocEnabled`).
+    Raw,
+    /// None.
+    None,
+}
+
+/// The places for all functions of the tables. Those that would need a store into the target are taken where `gates`
+/// lets them.
 #[must_use]
-pub(super) fn places(target: &Target, gate: bool) -> Vec<Place> {
+pub(super) fn places(target: &Target, gates: Gates) -> Vec<Place> {
     let tables = &target.tables;
     let mut places: Vec<Place> = Vec::new();
     for (table, raw) in [(&tables.raw, true), (&tables.obj, false), (&tables.mem, false)] {
@@ -39,7 +52,7 @@ pub(super) fn places(target: &Target, gate: bool) -> Vec<Place> {
             if let Some(place) = places.iter_mut().find(|place| place.address == address) {
                 place.tables.push(table.address);
             } else {
-                places.push(place(target, table, function, raw, gate));
+                places.push(place(target, table, function, raw, gates));
             }
         }
     }
@@ -51,12 +64,13 @@ pub(super) fn lacks_raw_malloc(places: &[Place]) -> bool {
     places.iter().any(|place| place.probe == Probe::RawMalloc && place.candidates.is_empty())
 }
 
-fn place(target: &Target, table: &Table, function: Function, raw: bool, gate: bool) -> Place {
+fn place(target: &Target, table: &Table, function: Function, raw: bool, gates: Gates) -> Place {
     let (module, tables) = (&target.module, &target.tables);
+    let gate = gates == Gates::All || (gates == Gates::Raw && raw);
     let address = table.function(function);
     // Where mem and obj differ, pymalloc serves neither (PYTHONMALLOC=mimalloc): nothing inlines their functions, but
     // CPython compares obj's with its own to count blocks.
-    let own = raw || tables.mem.functions() == tables.obj.functions();
+    let own = raw || gates == Gates::Raw || tables.mem.functions() == tables.obj.functions();
     let plain = own && table.is_plain(function, module);
     let candidates = point::candidates(module, address)
         .into_iter()

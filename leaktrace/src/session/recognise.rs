@@ -8,14 +8,14 @@ use leaktrace_common::layout::{
     PymallocLayout, THREAD_NONE, THREAD_POINTER, THREAD_TLS, ThreadLayout,
 };
 
-use super::{SessionError, children};
+use super::{SessionError, children, guess};
 use procfs::Current as _;
 
 use crate::cpython::layout::Layout;
 use crate::cpython::runtime::Runtime;
 use crate::cpython::tables::{self, AllocatorTables};
 use crate::cpython::version::{self, Version};
-use crate::cpython::{debug_offsets, obmalloc, thread_source, usedpools};
+use crate::cpython::{description, obmalloc, thread_source, usedpools};
 use crate::kernel::features::Kernel;
 use crate::target::memory::ProcessMemory;
 use crate::target::module::Module;
@@ -79,11 +79,8 @@ impl Target {
         let memory =
             ProcessMemory::open(pid).map_err(|cause| SessionError::Memory { pid, cause })?;
         let version = version::find(&module, &memory)?;
-        let mut layout = Layout::for_version(version.major, version.minor)?;
         let runtime = module.symbol("_PyRuntime").ok_or(SessionError::NoRuntime { pid })?;
-        if layout.debug_offsets.is_some() {
-            debug_offsets::refine(&memory, runtime, &mut layout)?;
-        }
+        let layout = description::layout(&memory, runtime, &version)?;
         // All was opened by number: it is the same process as long as the first one to be opened lives.
         if !process.is_alive() {
             return Err(ProcessError::NoSuchProcess { pid }.into());
@@ -94,8 +91,15 @@ impl Target {
         let mut warnings = Vec::new();
         let thread =
             thread_layout(&module, &memory, &layout, runtime, &interpreters, &mut warnings);
+        if layout.is_guess {
+            let missing = guess::missing(&memory, &layout, &interpreters, &thread);
+            if let Some(missing) = missing {
+                return Err(SessionError::Unproven { pid, version, missing });
+            }
+        }
+        warnings.extend(caution(&version, &layout));
         let mut pymalloc = PymallocLayout::default();
-        if serves_from_pools(&tables, &module) {
+        if !layout.is_guess && serves_from_pools(&tables, &module) {
             match pools(&module, &memory, &layout, &version, interpreters.main) {
                 Ok(known) => pymalloc = known,
                 Err(reason) => warnings.push(format!(
@@ -133,6 +137,21 @@ pub(super) fn age(process: &Process) -> Duration {
 /// `include/linux/proc_ns.h`.
 fn in_initial_pid_namespace() -> bool {
     std::fs::read_link("/proc/self/ns/pid").is_ok_and(|link| link.as_os_str() == "pid:[4026531836]")
+}
+
+/// What is less than usual about the build.
+fn caution(version: &Version, layout: &Layout) -> Option<String> {
+    if layout.is_guess {
+        return Some(format!(
+            "leaktrace does not know CPython {version} yet: it goes by what that says of its own structures. Stacks \
+             were checked on this process; blocks are awaited, at a higher cost to the target, and nothing counts the \
+             heap"
+        ));
+    }
+    layout.free_threaded.then(|| {
+        "a free-threaded build: blocks are awaited, at a higher cost to the target, and nothing counts the heap"
+            .to_owned()
+    })
 }
 
 /// Where the interpreters' pools are.

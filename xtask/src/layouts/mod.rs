@@ -3,7 +3,8 @@
 //!
 //! Each PYTHON is an interpreter built with `-g`, or `VERSION=FILE` with the detached debug information of one that
 //! need not run here, such as `3.14.10=python3.14.debug` out of a distribution's `-dbg` package. Without any, those of
-//! pyenv are taken. `--check` writes nothing and fails where a table differs from what is checked in.
+//! pyenv are taken. A free-threaded build has a table of its own, `cpython-3.Nt.json`, and a version that ends in `t`.
+//! `--check` writes nothing and fails where a table differs from what is checked in.
 
 mod dwarf;
 mod fields;
@@ -23,7 +24,8 @@ const QUESTION: &str = "\
 import os, sys, sysconfig
 get = sysconfig.get_config_var
 shared = get('Py_ENABLE_SHARED') and os.path.join(get('LIBDIR'), get('INSTSONAME'))
-print('%d.%d.%d' % sys.version_info[:3], shared or os.path.realpath(sys.executable), sep='\\n')
+version = '%d.%d.%d' % sys.version_info[:3] + ('t' if get('Py_GIL_DISABLED') else '')
+print(version, shared or os.path.realpath(sys.executable), sep='\\n')
 ";
 
 /// An interpreter to read.
@@ -115,12 +117,13 @@ impl Python {
         let (minor, micro) = version.rsplit_once('.').unwrap_or_default();
         let number = |text: &str| text.parse::<u8>().is_ok();
         ensure!(
-            minor.strip_prefix("3.").is_some_and(number) && number(micro),
-            "`{version}` is no full version such as 3.14.1"
+            minor.strip_prefix("3.").is_some_and(number)
+                && number(micro.strip_suffix('t').unwrap_or(micro)),
+            "`{version}` is no full version such as 3.14.1, or 3.14.1t"
         );
         Ok(Self {
             version: version.to_owned(),
-            minor: minor.to_owned(),
+            minor: minor_of(version)?,
             binary: PathBuf::from(file),
             name: "detached debug information".to_owned(),
         })
@@ -135,11 +138,18 @@ impl Python {
         let Some((version, binary)) = text.trim_end().split_once('\n') else {
             bail!("`{}` does not say its version", path.display());
         };
-        let minor = version.rsplit_once('.').context("a version has two dots")?.0.to_owned();
+        let minor = minor_of(version)?;
         let binary = PathBuf::from(binary);
         let name = binary.file_name().unwrap_or_default().to_string_lossy().into_owned();
         Ok(Self { version: version.to_owned(), minor, binary, name })
     }
+}
+
+/// What a table is named after: `3.13` for 3.13.1, `3.13t` for 3.13.1t, a free-threaded build.
+fn minor_of(version: &str) -> Result<String> {
+    let (minor, micro) = version.rsplit_once('.').context("a version has two dots")?;
+    let suffix = if micro.ends_with('t') { "t" } else { "" };
+    Ok(format!("{minor}{suffix}"))
 }
 
 /// The table of one interpreter as JSON text.

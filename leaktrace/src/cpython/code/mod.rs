@@ -137,10 +137,11 @@ impl Header {
 
 /// Whether the object at `address` is in use. A freed one keeps its content but for the first word, where every
 /// allocator links free blocks together (pymalloc's last link is 0): that is no number of references, of which there
-/// are some, fewer than 2^32. (From 3.14 on the upper 16 bits are flags.)
+/// are some, fewer than 2^32. (From 3.14 on the upper 16 bits are flags.) In free-threaded builds that cannot be told.
 fn is_alive(memory: &impl ReadMemory, layout: &Layout, address: u64) -> Result<bool, Reason> {
     const FLAGS: u32 = 48;
-    let references = word(memory, address, layout.object.refcnt)? & ((1 << FLAGS) - 1);
+    let Some(offset) = layout.object.refcnt else { return Ok(true) };
+    let references = word(memory, address, offset)? & ((1 << FLAGS) - 1);
     Ok((1..=u64::from(u32::MAX)).contains(&references))
 }
 

@@ -59,8 +59,14 @@ pub enum DebugOffsetsError {
         expected: u8,
     },
     /// The build has no GIL, so that other structures lie elsewhere too.
-    #[error("a free-threaded build of CPython is not supported; use one with the GIL")]
-    FreeThreaded,
+    #[error(
+        "a free-threaded build of CPython 3.{minor} is not supported; use one with the GIL, or a free-threaded one of {}",
+        super::layout::supported_free_threaded().map(|minor| format!("3.{minor}")).collect::<Vec<_>>().join(", ")
+    )]
+    FreeThreaded {
+        /// The second number of the version.
+        minor: u8,
+    },
     /// An offset that cannot be.
     #[error("`_Py_DebugOffsets` says `{field}` = {value}, which cannot be")]
     Insane {
@@ -84,8 +90,27 @@ pub fn refine(
     let fields = layout.debug_offsets.as_ref().ok_or(DebugOffsetsError::Absent { minor })?;
     let said = Said::read(memory, runtime, fields)?;
     said.check_head(runtime, minor)?;
+    if said.is_free_threaded()? != layout.free_threaded {
+        return Err(DebugOffsetsError::FreeThreaded { minor });
+    }
     *layout = said.apply(layout.clone())?;
     Ok(())
+}
+
+/// Whether the target whose `_PyRuntime` is at `runtime`, of the version that `layout` is of, is a free-threaded build.
+///
+/// # Errors
+/// [`DebugOffsetsError`] where it says nothing that can be believed.
+pub fn is_free_threaded(
+    memory: &impl ReadMemory,
+    runtime: u64,
+    layout: &Layout,
+) -> Result<bool, DebugOffsetsError> {
+    let minor = layout.minor;
+    let fields = layout.debug_offsets.as_ref().ok_or(DebugOffsetsError::Absent { minor })?;
+    let said = Said::read(memory, runtime, fields)?;
+    said.check_head(runtime, minor)?;
+    said.is_free_threaded()
 }
 
 /// The structure as it was read.
@@ -125,10 +150,11 @@ impl<'a> Said<'a> {
         if (major, minor) != (3, expected) {
             return Err(DebugOffsetsError::Version { major, minor, expected });
         }
-        match self.value("free_threaded")? {
-            0 => Ok(()),
-            _ => Err(DebugOffsetsError::FreeThreaded),
-        }
+        Ok(())
+    }
+
+    fn is_free_threaded(&self) -> Result<bool, DebugOffsetsError> {
+        Ok(self.value("free_threaded")? != 0)
     }
 
     /// The size of a structure.

@@ -117,7 +117,7 @@ fn another_version_a_wrong_cookie_and_a_build_without_gil_are_refused() {
         refusal("version", 0x030e_00f0).to_string(),
         "`_Py_DebugOffsets` is of CPython 3.14, not of 3.13"
     );
-    assert_eq!(refusal("free_threaded", 1), DebugOffsetsError::FreeThreaded);
+    assert_eq!(refusal("free_threaded", 1), DebugOffsetsError::FreeThreaded { minor: 13 });
     let mut old = Layout::for_version(3, 12).unwrap();
     let error = refine(&Runtime::like_the_table(), RUNTIME, &mut old).unwrap_err();
     assert_eq!(error, DebugOffsetsError::Absent { minor: 12 });

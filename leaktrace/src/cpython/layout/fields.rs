@@ -12,8 +12,8 @@ type Loaded<T> = Result<T, LayoutError>;
 /// `PyObject`, `PyVarObject`, `PyBytesObject` and `PyTypeObject`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ObjectFields {
-    /// `PyObject.ob_refcnt`.
-    pub refcnt: u64,
+    /// `PyObject.ob_refcnt`; free-threaded builds keep two counts in other fields.
+    pub refcnt: Option<u64>,
     /// `PyObject.ob_type`.
     pub kind: u64,
     /// `PyVarObject.ob_size`.
@@ -29,7 +29,7 @@ pub struct ObjectFields {
 impl ObjectFields {
     pub(super) fn load(table: &Table) -> Loaded<Self> {
         Ok(Self {
-            refcnt: table.offset("PyObject.ob_refcnt")?,
+            refcnt: table.maybe_offset("PyObject.ob_refcnt"),
             kind: table.offset("PyObject.ob_type")?,
             size: table.offset("PyVarObject.ob_size")?,
             bytes_start: table.offset("PyBytesObject.ob_sval")?,
@@ -312,8 +312,8 @@ impl InterpreterFields {
 pub struct RuntimeFields {
     /// `interpreters.head`.
     pub interpreters_head: u64,
-    /// `interpreters.main`.
-    pub interpreters_main: u64,
+    /// `interpreters.main`; where it is not known, the main interpreter is the last one of the list.
+    pub interpreters_main: Option<u64>,
     /// `gilstate.tstate_current`, up to 3.11.
     pub tstate_current: Option<u64>,
     /// `gilstate.autoTSSkey` or `autoTSSkey`, a `Py_tss_t`.
@@ -335,7 +335,7 @@ impl RuntimeFields {
         let keys = ["_PyRuntimeState.autoTSSkey", "_PyRuntimeState.gilstate.autoTSSkey"];
         Ok(Some(Self {
             interpreters_head,
-            interpreters_main: table.offset("_PyRuntimeState.interpreters.main")?,
+            interpreters_main: table.maybe_offset("_PyRuntimeState.interpreters.main"),
             tstate_current: table.maybe_offset("_PyRuntimeState.gilstate.tstate_current"),
             auto_tss_key: table.one_of(&keys).ok(),
             gil: table.maybe_offset("_PyRuntimeState.ceval.gil"),

@@ -22,7 +22,7 @@ pub use fields::{
     Obmalloc, PoolFields, Position, RuntimeFields, TextFields, ThreadFields,
 };
 use table::Table;
-pub use table::supported;
+pub use table::{supported, supported_free_threaded};
 
 /// Why there is no layout.
 #[derive(Debug, Error)]
@@ -63,6 +63,11 @@ pub enum LayoutError {
 pub struct Layout {
     /// The second number of the version.
     pub minor: u8,
+    /// Whether it is that of builds without a GIL.
+    pub free_threaded: bool,
+    /// Whether it is of a version that leaktrace has no table of: the next older one's, with what the target says of
+    /// itself, and without what it does not say.
+    pub is_guess: bool,
     /// Which build's DWARF the numbers are from.
     pub source: String,
     /// `PyObject`, `PyVarObject`, `PyBytesObject`, `PyTypeObject`.
@@ -93,9 +98,47 @@ impl Layout {
     /// # Errors
     /// [`LayoutError::Unsupported`] names the versions there are.
     pub fn for_version(major: u8, minor: u8) -> Result<Self, LayoutError> {
-        let table = Table::load(major, minor)?;
+        Self::load(major, minor, false)
+    }
+
+    /// The layout of free-threaded builds of CPython `major.minor`.
+    ///
+    /// # Errors
+    /// [`LayoutError::Unsupported`] where there is none.
+    pub fn for_free_threaded(major: u8, minor: u8) -> Result<Self, LayoutError> {
+        Self::load(major, minor, true)
+    }
+
+    /// What can be said of CPython `3.minor`, which is newer than the newest table: all that the target must not say of
+    /// itself (see [`debug_offsets`](super::debug_offsets)) is left out.
+    ///
+    /// # Errors
+    /// A table that is broken.
+    pub fn for_newer(minor: u8) -> Result<Self, LayoutError> {
+        let newest = supported().max().unwrap_or(0);
+        Ok(Self::for_version(3, newest)?.into_guess(minor))
+    }
+
+    /// The same for CPython `3.minor`, without the offsets that moved with earlier releases and that no target says.
+    pub(super) fn into_guess(mut self, minor: u8) -> Self {
+        self.minor = minor;
+        self.is_guess = true;
+        self.source = format!("what CPython 3.{minor} says of itself");
+        self.code.first_traceable = None;
+        self.pool.class_shift = None;
+        self.arena = None;
+        if let Some(runtime) = &mut self.runtime {
+            runtime.interpreters_main = None;
+        }
+        self
+    }
+
+    fn load(major: u8, minor: u8, free_threaded: bool) -> Result<Self, LayoutError> {
+        let table = Table::load(major, minor, free_threaded)?;
         Ok(Self {
             minor,
+            free_threaded,
+            is_guess: false,
             object: ObjectFields::load(&table)?,
             text: TextFields::load(&table)?,
             code: CodeFields::load(&table, minor)?,

@@ -20,9 +20,17 @@ const TABLES: &[(u8, &str)] = &[
     (15, include_str!("../../../layouts/cpython-3.15.json")),
 ];
 
+/// The same of free-threaded builds.
+const FREE_THREADED: &[(u8, &str)] = &[(13, include_str!("../../../layouts/cpython-3.13t.json"))];
+
 /// The minor versions of CPython 3 that there is a table for, ascending.
 pub fn supported() -> impl Iterator<Item = u8> {
     TABLES.iter().map(|&(minor, _)| minor)
+}
+
+/// Those whose free-threaded builds have one.
+pub fn supported_free_threaded() -> impl Iterator<Item = u8> {
+    FREE_THREADED.iter().map(|&(minor, _)| minor)
 }
 
 /// One version's table.
@@ -39,8 +47,9 @@ pub(super) struct Table {
 }
 
 impl Table {
-    pub(super) fn load(major: u8, minor: u8) -> Result<Self, LayoutError> {
-        let text = TABLES.iter().find(|&&(known, _)| major == 3 && known == minor);
+    pub(super) fn load(major: u8, minor: u8, free_threaded: bool) -> Result<Self, LayoutError> {
+        let tables = if free_threaded { FREE_THREADED } else { TABLES };
+        let text = tables.iter().find(|&&(known, _)| major == 3 && known == minor);
         let &(_, text) = text.ok_or(LayoutError::Unsupported { major, minor })?;
         serde_json::from_str(text).map_err(|cause| LayoutError::Broken { minor, cause })
     }
