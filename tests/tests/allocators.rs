@@ -3,9 +3,11 @@
 #![expect(clippy::print_stdout, reason = "the figures are part of what the test is for")]
 
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use leaktrace_tests::{
-    Found, Library, Python, Report, Target, Tracer, can_trace, doctor, some_pythons, workload,
+    Found, Library, Python, Report, Slots, Target, Tracer, can_trace, doctor, some_pythons,
+    workload,
 };
 use serde_json::Value;
 
@@ -14,6 +16,9 @@ const JEMALLOC: &str = "/usr/lib/x86_64-linux-gnu/libjemalloc.so.2";
 
 /// What else the interpreter may allocate on a line of the workload, once.
 const ODD: f64 = 12.0;
+
+/// How long a gate that others closed may take to be opened again, on a busy machine.
+const REOPENED: Duration = Duration::from_secs(20);
 
 /// How a configuration reports the workload's blocks.
 #[derive(Clone, Copy)]
@@ -150,7 +155,7 @@ fn tracemalloc_that_starts_and_stops_while_traced_hides_nothing() {
         target.ask("measure");
         target.ask("make");
         assert_measured(&target.ask("measured"), &made);
-        std::thread::sleep(std::time::Duration::from_millis(300));
+        std::thread::sleep(Duration::from_millis(300));
         target.ask("unmeasure");
         target.ask("make");
         let report = tracer.stop();
@@ -212,8 +217,14 @@ fn a_gate_that_a_host_closes_by_putting_back_old_allocators_is_opened_again() {
         target.ask("save");
         let tracer = Tracer::start(target.pid, &[]);
         let first = target.ask("make");
+        let slots = Slots::of(target.pid);
+        let open = slots.open_in(target.pid);
         target.ask("put_back");
-        std::thread::sleep(std::time::Duration::from_millis(500));
+        let deadline = Instant::now() + REOPENED;
+        while slots.open_in(target.pid) < open {
+            assert!(Instant::now() < deadline, "it is not opened again");
+            std::thread::sleep(Duration::from_millis(10));
+        }
         target.ask("make");
         let report = tracer.stop();
         said(&python, "a host's own", &report);
@@ -237,7 +248,7 @@ fn hooks_that_keep_the_tables_out_of_sight_come_and_go_while_traced() {
         let tracer = Tracer::start(target.pid, &[]);
         target.ask("hook");
         let made = target.ask("make");
-        std::thread::sleep(std::time::Duration::from_millis(300));
+        std::thread::sleep(Duration::from_millis(300));
         assert!(target.ask("unhook")["result"].as_u64() > Some(5000));
         target.ask("make");
         let report = tracer.stop();
@@ -250,9 +261,9 @@ fn hooks_that_keep_the_tables_out_of_sight_come_and_go_while_traced() {
         target.ask("hook");
         let tracer = Tracer::start(target.pid, &[]);
         target.ask("make");
-        std::thread::sleep(std::time::Duration::from_millis(300));
+        std::thread::sleep(Duration::from_millis(300));
         target.ask("unhook");
-        std::thread::sleep(std::time::Duration::from_millis(300));
+        std::thread::sleep(Duration::from_millis(300));
         let report = tracer.stop();
         said(&python, "hooks from before", &report);
         // One function serves all domains.

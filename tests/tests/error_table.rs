@@ -7,6 +7,7 @@ use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use leaktrace::cpython::debug_offsets::DebugOffsetsError;
 use leaktrace::cpython::version::{Version, VersionError};
 use leaktrace::kernel::KernelError;
 use leaktrace::target::module::ModuleError;
@@ -86,7 +87,7 @@ fn of_targets() -> Vec<Row> {
 fn of_a_target() -> Vec<Row> {
     let python = debian_python().or_else(|| pythons().pop()).expect("a CPython is here");
     let mark = format!("mark-{}", std::process::id());
-    let targets = [(); 2].map(|()| Target::start(&python, "busy.py", &[&mark]));
+    let targets = [(); 2].map(|()| Target::start(&python, "grow.py", &[&mark]));
     let pids = targets.each_ref().map(|target| target.pid.to_string());
     let mut names = vec![(pids[0].as_str(), "PID"), (pids[1].as_str(), "PID"), (&mark, "NAME")];
     let folder = tempfile::tempdir().expect("a folder can be made");
@@ -146,12 +147,18 @@ fn without_rights(folder: &Path, pid: &str) -> Command {
 /// What this host cannot be brought to.
 fn of_other_hosts() -> Vec<Row> {
     let python2 = Version { major: 2, minor: 7, micro: 18, text: "2.7.18".to_owned() };
-    let errors: [(&'static str, String); 7] = [
+    let python36 = Version { major: 3, minor: 6, micro: 15, text: "3.6.15".to_owned() };
+    let errors: [(&'static str, String); 9] = [
         (
             "PyPy",
             ModuleError::PyPy { pid: 0, path: "/usr/lib/libpypy3-c.so".to_owned() }.to_string(),
         ),
         ("CPython 2.7", VersionError::TooOld { version: python2 }.to_string()),
+        ("CPython 3.6", VersionError::TooOld { version: python36 }.to_string()),
+        (
+            "a free-threaded build without a table",
+            DebugOffsetsError::FreeThreaded { minor: 14 }.to_string(),
+        ),
         ("a machine that is no x86-64", KernelError::Architecture("aarch64").to_string()),
         ("an old kernel", KernelError::TooOld { found: "4.19.0".to_owned() }.to_string()),
         (

@@ -105,7 +105,9 @@ fn cause(error: &io::Error) -> String {
     while let Some(source) = deepest.source() {
         deepest = source;
     }
-    deepest.to_string()
+    let text = deepest.to_string();
+    // tempfile says where, by a name that means nothing to anybody.
+    text.split_once(" at path ").map_or(text.clone(), |(cause, _)| cause.to_owned())
 }
 
 #[cfg(test)]
