@@ -25,7 +25,7 @@ use crate::target::{Target, thread_id, thread_pointer};
 fn obj_malloc(ctx: ProbeContext) -> u32 {
     if let Some(tid) = thread_id() {
         settle_fresh();
-        enter(tid, 0, argument(&ctx, 1));
+        enter(tid, 0, argument(&ctx, 1), false);
     }
     0
 }
@@ -35,7 +35,7 @@ fn obj_malloc(ctx: ProbeContext) -> u32 {
 fn obj_calloc(ctx: ProbeContext) -> u32 {
     if let Some(tid) = thread_id() {
         settle_fresh();
-        enter(tid, 0, argument(&ctx, 1).wrapping_mul(argument(&ctx, 2)));
+        enter(tid, 0, argument(&ctx, 1).wrapping_mul(argument(&ctx, 2)), false);
     }
     0
 }
@@ -45,14 +45,7 @@ fn obj_calloc(ctx: ProbeContext) -> u32 {
 fn obj_realloc(ctx: ProbeContext) -> u32 {
     if let Some(tid) = thread_id() {
         settle_fresh();
-        let old = argument(&ctx, 1);
-        let size = argument(&ctx, 2);
-        // Without pools there is no telling from the block what will become of it: its return probe tells.
-        if old == 0 || config::pymalloc().usedpools == 0 {
-            enter(tid, old, size);
-        } else {
-            resize(tid, old, size);
-        }
+        resize(tid, argument(&ctx, 1), argument(&ctx, 2));
     }
     0
 }
@@ -83,9 +76,9 @@ fn obj_return(ctx: RetProbeContext) -> u32 {
     0
 }
 
-/// A call that will hand out a new block; the old one of a realloc, if any, is freed by it.
+/// A call that will hand out a new block; the old one of a realloc, if any, is freed by it, unless it `stays`.
 #[inline(always)]
-fn enter(tid: u32, old: u64, size: u64) {
+fn enter(tid: u32, old: u64, size: u64, stays: bool) {
     let mut domain = domain::OBJ;
     if !pymalloc::is_small(size) {
         if !config::record_at_obj() {
@@ -93,8 +86,12 @@ fn enter(tid: u32, old: u64, size: u64) {
         }
         domain = domain::RAW;
     }
-    let thread = gil_holder();
-    let stack = thread.map_or(0, |thread| stack_id(thread.frame));
+    let mut layout = config::pymalloc();
+    let (interpreter, stack) = interpreter_and_stack(layout.interpreter);
+    if stays {
+        emit::realloc(domain::OBJ, tid, old, old, size, stack);
+        return;
+    }
     let mut call = Call {
         size,
         stack,
@@ -108,13 +105,11 @@ fn enter(tid: u32, old: u64, size: u64) {
         wait(&call);
         return;
     }
-    let mut layout = config::pymalloc();
     let trusted = predictions_trusted();
     if layout.usedpools == 0 {
         wait(&call);
         return;
     }
-    let interpreter = thread.map_or(layout.interpreter, |thread| thread.interpreter);
     let Some(usedpools) = pymalloc::usedpools_of(&Target, &layout, interpreter) else {
         if trusted {
             count(Counter::OtherInterpreter)
@@ -137,25 +132,39 @@ fn enter(tid: u32, old: u64, size: u64) {
     }
 }
 
-/// A realloc of a block that is not NULL.
+/// The interpreter of the thread that runs, and the id of its stack; `otherwise` and 0 where it has no thread state.
+#[inline(always)]
+fn interpreter_and_stack(otherwise: u64) -> (u64, u64) {
+    // Kernels before 6.3 refuse to read what was never written: no field of an absent thread may be kept.
+    match gil_holder() {
+        Some(thread) => (thread.interpreter, stack_id(thread.frame)),
+        None => (otherwise, 0),
+    }
+}
+
+/// `obj.realloc`. There is one way to [`enter`], as kernels verify anew, at each call, what it calls.
 #[inline(always)]
 fn resize(tid: u32, old: u64, size: u64) {
     let layout = config::pymalloc();
-    match pymalloc::resize(&Target, &layout, old, size) {
+    // Without pools there is no telling from the block what will become of it: its return probe tells.
+    let fate = if old == 0 || layout.usedpools == 0 {
+        Resize::Moves
+    } else {
+        pymalloc::resize(&Target, &layout, old, size)
+    };
+    let freed = match fate {
         // The raw domain's realloc follows and records it.
-        Resize::NotPymalloc => {}
-        Resize::Stays => {
-            let stack = gil_holder().map_or(0, |thread| stack_id(thread.frame));
-            emit::realloc(domain::OBJ, tid, old, old, size, stack);
-        }
-        Resize::Moves => enter(tid, old, size),
+        Resize::NotPymalloc => return,
         Resize::Leaves => {
             emit::realloc(domain::OBJ, tid, old, 0, size, 0);
-            if config::record_at_obj() {
-                enter(tid, 0, size);
+            if !config::record_at_obj() {
+                return;
             }
+            0
         }
-    }
+        Resize::Moves | Resize::Stays => old,
+    };
+    enter(tid, freed, size, fate == Resize::Stays);
 }
 
 /// Records a block that is known.
