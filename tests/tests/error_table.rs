@@ -87,7 +87,7 @@ fn of_targets() -> Vec<Row> {
 fn of_a_target() -> Vec<Row> {
     let python = debian_python().or_else(|| pythons().pop()).expect("a CPython is here");
     let mark = format!("mark-{}", std::process::id());
-    let targets = [(); 2].map(|()| Target::start(&python, "grow.py", &[&mark]));
+    let targets = [(); 2].map(|()| Target::start(&python, "busy.py", &[&mark]));
     let pids = targets.each_ref().map(|target| target.pid.to_string());
     let mut names = vec![(pids[0].as_str(), "PID"), (pids[1].as_str(), "PID"), (&mark, "NAME")];
     let folder = tempfile::tempdir().expect("a folder can be made");

@@ -25,7 +25,7 @@ use serde_json::Value;
 const LONG: Duration = Duration::from_secs(240);
 
 /// Seconds that each thread of the targets rests after a round: the processor is to be shared with leaktrace.
-const REST: &str = "0.02";
+const REST: &str = "--rest=0.02";
 
 fn any_python() -> Python {
     debian_python().or_else(|| pythons().pop()).expect("a CPython is here")

@@ -1,7 +1,7 @@
 """Three threads that allocate and free without a pause and compare all that they make with what they made before
 anybody looked: json; lists and bytearrays that grow and shrink; blocks over 512 bytes and dicts. The main thread
-answers the commands of the test meanwhile. The first argument, if any, is how many seconds each thread rests after a
-round: for processors that are slow enough without."""
+answers the commands of the test meanwhile. An argument `--rest=S` has each thread rest for so many seconds after a round:
+for processors that are slow enough without."""
 import json
 import os
 import sys
@@ -13,7 +13,7 @@ import zlib
 import protocol
 
 CASES = 24
-REST_S = float(sys.argv[1]) if len(sys.argv) > 1 else 0
+REST_S = sum(float(word[len("--rest="):]) for word in sys.argv[1:] if word.startswith("--rest="))
 ROUNDS = [0, 0, 0]
 MISMATCHES = []
 
