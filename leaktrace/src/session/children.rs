@@ -5,7 +5,7 @@
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use leaktrace_common::config::Forks;
 use leaktrace_common::event::Fork;
@@ -24,6 +24,13 @@ const MOST_SHARING: usize = 1024;
 
 /// How old a child may be that was under way when the target's gate was closed. An older one may be traced by somebody.
 const UNDER_WAY: Duration = Duration::from_millis(200);
+
+/// How long a child whose gate was closed is looked at again. Up to 3.12 the child of an `os.fork()` saves its raw table
+/// first and puts it back a moment later (`_PyRuntimeState_ReInitThreads`): open, if it was closed in between.
+const SETTLING: Duration = Duration::from_secs(2);
+
+/// Children that are looked at again at the same time; the oldest give way.
+const MOST_SETTLING: usize = 256;
 
 /// The processes that are traced together. Their gates are their own sessions' alone.
 #[derive(Clone, Debug, Default)]
@@ -66,6 +73,8 @@ pub(super) struct Children {
     counts: ChildCounts,
     /// Those whose gate could not be closed so far.
     open: Vec<Fork>,
+    /// The pids of those whose gate was closed lately, oldest first, and when.
+    settling: std::collections::VecDeque<(u32, Instant)>,
     /// Those that share the target's memory, oldest first.
     sharing: std::collections::VecDeque<Fork>,
     malformed: u64,
@@ -145,8 +154,10 @@ impl Children {
         std::mem::take(&mut self.forked)
     }
 
-    /// Forgets descendants that are gone, or whose own sessions notice what they make.
-    pub(super) fn tick(&mut self, programs: &mut Programs) {
+    /// Looks again at children whose gate was closed lately, and forgets descendants that are gone, or whose own
+    /// sessions notice what they make.
+    pub(super) fn tick(&mut self, programs: &mut Programs, gate: &Gate) {
+        self.settle(gate);
         let Some(followed) = &self.followed else { return };
         let needed = |child: &Fork| {
             followed.with(|pids| !pids.contains(&child.pid))
@@ -157,10 +168,19 @@ impl Children {
         }
     }
 
+    fn settle(&mut self, gate: &Gate) {
+        let followed = self.followed.as_ref();
+        self.settling.retain(|&(pid, closed_at)| {
+            let is_there = !matches!(close_copy(pid, gate, followed), Copy::Gone);
+            is_there && closed_at.elapsed() < SETTLING
+        });
+    }
+
     /// As [`Self::look`], once the target's own gate is closed: what shares its memory can do no harm any more, so that
     /// those of its children are looked at as well that are not noticed yet.
     pub(super) fn close_all(&mut self, programs: &mut Programs, gate: &Gate, target: &Process) {
         self.look(programs, gate);
+        self.settle(gate);
         for pid in target.children().unwrap_or_default() {
             // Its record may still be on the way. One that is gone, or is no copy, has nothing to close.
             if Process::open(pid).is_ok_and(|child| age(&child) < UNDER_WAY) {
@@ -173,6 +193,10 @@ impl Children {
         match close_copy(child.pid, gate, self.followed.as_ref()) {
             Copy::Closed => {
                 self.counts.closed += 1;
+                self.settling.push_back((child.pid, Instant::now()));
+                if self.settling.len() > MOST_SETTLING {
+                    self.settling.pop_front();
+                }
                 if self.followed.is_some() {
                     self.noticed_on.push(child);
                     return;

@@ -280,7 +280,7 @@ impl Session {
         self.aggregator.set_losses(lost(&counters));
         self.aggregator.sample(now_ns());
         self.cost.tick(self.started.elapsed());
-        self.children.tick(&mut self.programs);
+        self.children.tick(&mut self.programs, &self.attached.gate);
         self.hooks.look(&mut self.attached.gate, self.started.elapsed());
         Ok(self.watch.look(&self.target))
     }
