@@ -6,9 +6,10 @@
 //! so that no thread can see half of it, except where the function lies on a 256-byte boundary and nothing else sees its
 //! calls.
 //!
-//! **Safety of the target:** a slot is written only while it holds exactly what is expected, and never in two pieces. Whoever copied the table while the gate was open (tracemalloc keeps such a
-//! copy behind its `ctx`) has the open pointer; closing looks there as well. Opening does so too: under such hooks the
-//! calls come by the copy, and it goes back into the table when the hooks go.
+//! **Safety of the target:** a slot is written only while it holds exactly what is expected, and never in two pieces.
+//! Whoever copied the table while the gate was open (tracemalloc keeps such a copy behind its `ctx`) has the open
+//! pointer; closing looks there as well. Opening does so too: under such hooks the calls come by the copy, and it goes
+//! back into the table when the hooks go.
 
 use std::collections::BTreeSet;
 use std::io;
