@@ -190,6 +190,13 @@ fn is_hook(coverage: &Value, function: &Value) -> bool {
     disassembly(coverage, function)["plain"] == false && function["seen"] == "entry"
 }
 
+/// Whether the function, whose first line is marked, lies on a 256-byte boundary.
+fn is_on_boundary(lines: &[&str]) -> bool {
+    let first = lines.iter().find_map(|line| line.strip_prefix('>'));
+    let address = first.and_then(|line| line.split_once(':'));
+    address.is_some_and(|(address, _)| address.trim().ends_with("00"))
+}
+
 /// Why a function is not seen at a NOP, and what shows it.
 fn reason(coverage: &Value, function: &Value, how: &str) -> (&'static str, String) {
     let found = disassembly(coverage, function);
@@ -204,8 +211,12 @@ fn reason(coverage: &Value, function: &Value, how: &str) -> (&'static str, Strin
         "entry" if !inlined && before.contains("int3") => {
             "the gap before it is filled with int3; nothing is inlined, so that its entry sees every call"
         }
-        "entry" if !inlined && is_nop(before) => {
+        "entry" if !inlined && is_nop(before) && is_on_boundary(&lines) => {
             "the function lies on a 256-byte boundary; nothing is inlined, so that its entry sees every call"
+        }
+        "entry" if !inlined && is_nop(before) => {
+            "CPython compares this pointer with mimalloc's function to count blocks, so that it is not moved; nothing is \
+             inlined, and its entry sees every call"
         }
         "entry" if !inlined => {
             "there is no padding before it; nothing is inlined, so that its entry sees every call"
