@@ -9,7 +9,7 @@ use super::SessionError;
 use crate::kernel::{Probe, Programs};
 
 /// Right predictions in a row, with none wrong, after which they are trusted.
-const PROOF: u64 = 300;
+pub(super) const PROOF: u64 = 300;
 
 /// How long a call that began before predictions were trusted may take to reach its return probe.
 const LAST_RETURNS: Duration = Duration::from_millis(100);

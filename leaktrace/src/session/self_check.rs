@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use leaktrace_common::counter::Counter;
 
-use super::prediction::Verification;
+use super::prediction::{PROOF, Verification};
 use super::recognise::Target;
 use crate::cpython::tables::Check;
 use crate::report::SelfCheck;
@@ -50,6 +50,8 @@ fn predictions(
         _ if target.pymalloc.usedpools == 0 => "none",
         Verification::Awaiting => "none",
         Verification::Trusted { .. } | Verification::Settled if right > 0 => "right",
+        // The trace ended before they were relied on.
+        Verification::Comparing if right >= PROOF => "right",
         _ => "unproven",
     }
 }
