@@ -15,6 +15,9 @@ use leaktrace_tests::{
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
+/// Workers of the prefork server.
+const WORKERS: usize = 4;
+
 /// Longest time from a signal to the report.
 const STOPPING: Duration = Duration::from_secs(5);
 
@@ -266,7 +269,15 @@ impl Server {
         let port = listener.local_addr().expect("it is bound").port();
         drop(listener);
         let child = Command::new(python)
-            .args(["-m", "gunicorn", "--workers", "4", "--log-level", "warning", "--bind"])
+            .args([
+                "-m",
+                "gunicorn",
+                "--workers",
+                &WORKERS.to_string(),
+                "--log-level",
+                "warning",
+                "--bind",
+            ])
             .args([&format!("127.0.0.1:{port}"), "wsgi_app:application"])
             .current_dir(workload("wsgi_app.py").parent().expect("it lies in a folder"))
             .env("PYTHONDONTWRITEBYTECODE", "1")
@@ -275,7 +286,7 @@ impl Server {
             .expect("gunicorn starts");
         let server = Self { child, port };
         let deadline = Instant::now() + PATIENCE;
-        while server.workers().len() < 4 || server.request().is_none() {
+        while server.workers().len() < WORKERS || server.request().is_none() {
             assert!(Instant::now() < deadline, "gunicorn does not answer");
             std::thread::sleep(Duration::from_millis(50));
         }
@@ -311,6 +322,15 @@ impl Drop for Server {
     }
 }
 
+/// Says that it is done when it is dropped, by a panic as well.
+struct Done<'a>(&'a AtomicBool);
+
+impl Drop for Done<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 #[test]
 fn the_leaking_line_is_named_for_every_worker_of_a_prefork_server_and_for_a_respawned_one() {
     if !can_trace() {
@@ -322,16 +342,20 @@ fn the_leaking_line_is_named_for_every_worker_of_a_prefork_server_and_for_a_resp
     };
     let line = leaking_line("wsgi_app.py");
     let before = server.workers();
-    assert_eq!(before.len(), 4);
+    assert_eq!(before.len(), WORKERS);
     let done = AtomicBool::new(false);
     let (followed, killed) = std::thread::scope(|scope| {
-        // Bounded: one request at a time, and not longer than the trace.
-        scope.spawn(|| {
-            while !done.load(Ordering::Relaxed) {
-                let _ = server.request();
-                std::thread::sleep(Duration::from_millis(1));
-            }
-        });
+        let _done = Done(&done);
+        // Bounded: as many requests at a time as there are workers, so that none of them is left out, and not longer than
+        // the trace.
+        for _ in 0..WORKERS {
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    let _ = server.request();
+                    std::thread::sleep(Duration::from_millis(3));
+                }
+            });
+        }
         let mut tracer = Tracer::start(server.child.id(), &["--follow"]);
         tracer.wait_until_tracing_all(5);
         std::thread::sleep(Duration::from_secs(15));
@@ -341,7 +365,6 @@ fn the_leaking_line_is_named_for_every_worker_of_a_prefork_server_and_for_a_resp
         tracer.wait_until_tracing_all(6);
         std::thread::sleep(Duration::from_secs(25));
         let followed = stop(tracer);
-        done.store(true, Ordering::Relaxed);
         (followed, killed)
     });
     let after = server.workers();
