@@ -157,6 +157,30 @@ fn a_signal_ends_the_command_whose_end_is_then_reported() {
 }
 
 #[test]
+fn the_children_of_a_command_are_followed_and_it_is_its_own_exit_status_that_is_reported() {
+    if !can_trace() {
+        return;
+    }
+    // The child lives on when the command has ended, and both are whole in the report.
+    let text = "import os, time; child = os.fork(); time.sleep(2 + 2 * (child == 0)); \
+                kept = [bytes(100) for _ in range(5000)]; os._exit(5 if child else 0)";
+    let path = python().path.display().to_string();
+    let mut run = Run::of(&[&path, "-c", text], &["--follow"]);
+    let output = run.output();
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let report = run.report();
+    let processes = report.0["processes"].as_array().expect("an array");
+    let ends: Vec<_> = processes.iter().map(|it| &it["session"]["exit_status"]).collect();
+    let of_command = serde_json::json!({ "code": 5, "signal": null });
+    assert_eq!(ends, [&of_command, &serde_json::Value::Null], "{output:?}");
+    for process in processes {
+        assert_eq!(process["session"]["end"], "target_exited");
+        let kept = Report(process.clone()).sum("live_blocks", |site| site.is_small());
+        assert!((5000.0..5100.0).contains(&kept), "{kept}");
+    }
+}
+
+#[test]
 fn a_command_that_is_killed_is_reported_by_the_signal() {
     if !can_trace() {
         return;

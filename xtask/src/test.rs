@@ -203,7 +203,9 @@ fn tests_on_kernels() -> Result<Ran> {
 fn end_to_end(object: Option<&Path>) -> Result<Ran> {
     shell::run(shell::cargo()?.args(["build", "--locked", "--package", "leaktrace"]))?;
     let mut cargo = shell::cargo()?;
-    cargo.args(["test", "--locked", "--package", "leaktrace-tests", "--", "--test-threads=1"]);
+    // They take minutes: whoever mends what failed wants to know of all that did.
+    cargo.args(["test", "--locked", "--package", "leaktrace-tests", "--no-fail-fast"]);
+    cargo.args(["--", "--test-threads=1"]);
     cargo.env("LEAKTRACE_BIN", shell::target_directory()?.join("debug/leaktrace"));
     match object {
         Some(object) => cargo.env("LEAKTRACE_BPF_OBJECT", object),

@@ -75,7 +75,7 @@ struct TraceFlags {
     #[command(flatten)]
     target: TargetFlags,
     /// Start this command and trace it before its main module runs, as the user who called sudo
-    #[arg(last = true, value_name = "CMD", group = "TargetFlags", conflicts_with = "follow")]
+    #[arg(last = true, value_name = "CMD", group = "TargetFlags")]
     command: Vec<OsString>,
     /// How long to trace: 30s, 10m, 12h; without it until Ctrl-C or the target's end
     #[arg(long, value_name = "TIME", value_parser = units::duration)]

@@ -15,6 +15,7 @@ use tokio::time::sleep_until;
 use super::choose;
 use super::output::Output;
 use super::signals::Signals;
+use super::started::Started;
 use super::trace::{exit_code, text_options};
 use crate::cli::{Format, Subject, TraceOptions};
 use crate::report::{self, End, FollowReport};
@@ -44,15 +45,51 @@ const MOST_NAMED: usize = 10;
 pub(super) fn run(options: &TraceOptions) -> anyhow::Result<u8> {
     super::start_logging(options.bpf_log);
     let output = Output::open(options.report.output.as_deref())?;
-    let Subject::Running(wanted) = &options.target else {
-        anyhow::bail!("--follow takes a process that runs already");
-    };
-    let pid = choose::pid(wanted, true)?;
-    let (report, threads) = super::block_on(follow(pid.get(), options))?;
+    super::block_on(async {
+        let mut signals = Signals::listen()?;
+        match &options.target {
+            Subject::Running(wanted) => {
+                let pid = choose::pid(wanted, true)?;
+                let (report, threads) = follow(pid.get(), None, options, &mut signals).await?;
+                deliver(&report, threads, options, output)
+            }
+            Subject::Started(command) => {
+                let mut started = Started::start(command, &mut signals).await?;
+                let traced = trace_started(&mut started, options, &mut signals).await;
+                let code =
+                    traced.and_then(|(report, threads)| deliver(&report, threads, options, output));
+                started.stay(code, &mut signals).await
+            }
+        }
+    })
+}
+
+async fn trace_started(
+    started: &mut Started,
+    options: &TraceOptions,
+    signals: &mut Signals,
+) -> anyhow::Result<(FollowReport, Vec<JoinHandle<()>>)> {
+    let (mut report, threads) = follow(started.pid(), Some(started), options, signals).await?;
+    report.warnings.extend(started.warning());
+    let its_last = report.processes.iter_mut().rfind(|process| process.target.pid == started.pid());
+    if let Some(process) = its_last {
+        let has_ended = process.session.end == "target_exited";
+        process.session.exit_status = started.exit_status(has_ended).await;
+    }
+    Ok((report, threads))
+}
+
+/// Writes the report; returns the exit code that it comes to.
+fn deliver(
+    report: &FollowReport,
+    threads: Vec<JoinHandle<()>>,
+    options: &TraceOptions,
+    output: Output,
+) -> anyhow::Result<u8> {
     let mut bytes = Vec::new();
     match options.report.format {
-        Format::Json => report::follow_json(&report, &mut bytes)?,
-        Format::Text => report::follow_text(&report, text_options(&options.report), &mut bytes)?,
+        Format::Json => report::follow_json(report, &mut bytes)?,
+        Format::Text => report::follow_text(report, text_options(&options.report), &mut bytes)?,
     }
     let written = output.write(&bytes)?;
     for thread in threads {
@@ -65,24 +102,27 @@ pub(super) fn run(options: &TraceOptions) -> anyhow::Result<u8> {
     Ok(exit_code(written, verdicts, options.report.fail_on))
 }
 
-/// Traces until the time is over, a signal comes, or none of the family lives any more.
+/// Traces until the time is over, a signal comes, or none of the family lives any more. Lets `started` run, if there is
+/// such a one, when its probes are in place.
 async fn follow(
     pid: u32,
+    started: Option<&mut Started>,
     options: &TraceOptions,
+    signals: &mut Signals,
 ) -> anyhow::Result<(FollowReport, Vec<JoinHandle<()>>)> {
-    let mut signals = Signals::listen()?;
     let (tell, mut told) = mpsc::unbounded_channel();
     let mut family = Family::new(options, tell);
     family.trace(pid)?;
-    let deadline = loop {
+    while !family.started {
         tokio::select! {
             Some(told) = told.recv() => family.hear(told)?,
             () = signals.any() => anyhow::bail!("stopped by a signal before the tracing began"),
         }
-        if family.started {
-            break options.duration.map(|duration| Instant::now() + duration);
-        }
-    };
+    }
+    let deadline = options.duration.map(|duration| Instant::now() + duration);
+    if let Some(started) = started {
+        started.let_run(signals)?;
+    }
     let mut next_line = Instant::now() + PROGRESS_EVERY;
     while family.lives() {
         tokio::select! {
