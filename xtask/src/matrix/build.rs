@@ -16,7 +16,8 @@ const TRAINING: &str =
     "PROFILE_TASK=-m test --pgo test_json test_re test_list test_dict test_generators test_struct";
 
 /// What every build needs.
-const PACKAGES: [&str; 6] = ["gcc", "make", "xz-utils", "zlib1g-dev", "libffi-dev", "libssl-dev"];
+const PACKAGES: [&str; 7] =
+    ["gcc", "make", "curl", "xz-utils", "zlib1g-dev", "libffi-dev", "libssl-dev"];
 
 /// Two at a time: the machine has other things to do.
 const JOBS: &str = "-j2";
@@ -105,6 +106,14 @@ pub(super) static FREE_THREADED_3_13: Recipe = Recipe {
     configure: &["--disable-gil"],
     ..BASE
 };
+
+/// The same, with bytecode of each thread's own.
+pub(super) static FREE_THREADED_3_14: Recipe =
+    Recipe { name: "free-threaded-3.14", minor: 14, ..FREE_THREADED_3_13 };
+
+/// The newest one.
+pub(super) static FREE_THREADED_3_15: Recipe =
+    Recipe { name: "free-threaded-3.15", minor: 15, ..FREE_THREADED_3_13 };
 
 /// With musl in place of glibc.
 pub(super) static MUSL_3_13: Recipe = Recipe {

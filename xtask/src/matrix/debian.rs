@@ -96,10 +96,44 @@ pub(super) fn source(cache: &Cache, minor: u8) -> Result<PathBuf> {
             Err(error) => println!("{error:#}"),
         }
     }
+    if downloaded(&folder, minor)?.is_none() {
+        from_pool(&listed, minor, &folder)?;
+    }
     match downloaded(&folder, minor)? {
         Some(found) => Ok(found),
         None => bail!("the archive has no source of {package}"),
     }
+}
+
+/// Downloads the newest source that the archive still holds, whatever its lists say: a mirror may have the files of an
+/// older version than those it lists. `listed` is what `apt-cache madison` says.
+fn from_pool(listed: &str, minor: u8, folder: &Path) -> Result<()> {
+    let newest =
+        listed.lines().filter_map(|line| micro(line.split('|').nth(1)?.trim(), minor)).max();
+    let pool = format!("{}/pool/main/p/python3.{minor}", archive()?.trim_end_matches('/'));
+    for version in upstream_versions(minor, newest.unwrap_or(0)) {
+        let name = format!("python3.{minor}_{version}.orig.tar.xz");
+        let part = format!("{name}.part");
+        let mut download = Command::new("curl");
+        download.args(["--silent", "--fail", "--location", "--output", &part]);
+        download.arg(format!("{pool}/{name}")).current_dir(folder);
+        if shell::capture(&mut download).is_ok() {
+            return Ok(fs::rename(folder.join(part), folder.join(name))?);
+        }
+    }
+    Ok(())
+}
+
+/// The last number of a version of `minor`, such as 2 for `3.15.2-1`.
+fn micro(version: &str, minor: u8) -> Option<u8> {
+    let rest = version.strip_prefix(&format!("3.{minor}."))?;
+    rest.split(|character: char| !character.is_ascii_digit()).next()?.parse().ok()
+}
+
+/// Versions of `minor` as source packages spell them, the newest first, down to its release candidates.
+fn upstream_versions(minor: u8, newest: u8) -> impl Iterator<Item = String> {
+    let releases = (0..=newest).rev().map(move |micro| format!("3.{minor}.{micro}"));
+    releases.chain((1..=3).rev().map(move |candidate| format!("3.{minor}.0~rc{candidate}")))
 }
 
 fn downloaded(folder: &Path, minor: u8) -> Result<Option<PathBuf>> {
@@ -146,4 +180,18 @@ fn private_apt(cache: &Cache) -> Result<Vec<String>> {
     ];
     shell::run(Command::new("apt-get").args(&options).args(["update", "--quiet"]))?;
     Ok(options)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sources_are_looked_for_from_the_newest_that_is_listed_down_to_release_candidates() {
+        assert_eq!(micro("3.15.2-1", 15), Some(2));
+        assert_eq!(micro("3.15.0~rc2-1+b1", 15), Some(0));
+        assert_eq!(micro("3.14.10-1", 15), None);
+        let versions: Vec<String> = upstream_versions(15, 1).collect();
+        assert_eq!(versions, ["3.15.1", "3.15.0", "3.15.0~rc3", "3.15.0~rc2", "3.15.0~rc1"]);
+    }
 }

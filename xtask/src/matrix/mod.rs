@@ -18,14 +18,16 @@ use cache::Cache;
 use measure::Meter;
 use rows::{ROWS, Row};
 
-pub(crate) const ABOUT: &str = "[--list] [--only ROW]... [--again]  run the tests on every build of CPython, into docs/matrix.md";
+pub(crate) const ABOUT: &str = "[--list | --bring] [--only ROW]... [--again]  run the tests on every build of CPython, into docs/matrix.md";
 
-const USAGE: &str = "usage: cargo xtask matrix [--list] [--only ROW]... [--again]";
+const USAGE: &str = "usage: cargo xtask matrix [--list | --bring] [--only ROW]... [--again]";
 
 /// What was asked for.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Wanted {
     list: bool,
+    /// Only bring the builds into the cache.
+    bring: bool,
     again: bool,
     only: Vec<String>,
 }
@@ -36,6 +38,15 @@ pub(crate) fn run(arguments: &[String]) -> Result<ExitCode> {
     let cache = Cache::find()?;
     if wanted.list {
         list(&cache);
+        return Ok(ExitCode::SUCCESS);
+    }
+    if wanted.bring {
+        for row in ROWS.iter().filter(|row| wanted.takes(row)) {
+            match row.bring(&cache) {
+                Ok(python) => println!("{}: {}", row.name, python.name()),
+                Err(error) => println!("{}: not to be had here: {error:#}", row.name),
+            }
+        }
         return Ok(ExitCode::SUCCESS);
     }
     let meter = Meter::new(cache.clone())?;
@@ -84,6 +95,7 @@ impl Wanted {
         while let Some(argument) = arguments.next() {
             match argument.as_str() {
                 "--list" => wanted.list = true,
+                "--bring" => wanted.bring = true,
                 "--again" => wanted.again = true,
                 "--only" => match arguments.next() {
                     Some(name) if ROWS.iter().any(|row| row.name == name) => {

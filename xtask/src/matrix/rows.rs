@@ -72,6 +72,8 @@ pub(super) const ROWS: &[Row] = &[
     built(&build::CLANG_3_13),
     built(&build::MUSL_3_13),
     built(&build::FREE_THREADED_3_13),
+    built(&build::FREE_THREADED_3_14),
+    built(&build::FREE_THREADED_3_15),
     Row {
         name: "debug-3.11",
         kind: DEBUG,
