@@ -54,6 +54,7 @@ pub(crate) const STRUCTURES: &[Wanted] = &[
             "co_code",
             "co_code_adaptive",
             "_co_firsttraceable",
+            "co_tlbc",
         ],
     ),
     wanted(&["PyObject"], true, &["ob_refcnt", "ob_type"]),

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
+use super::copies::offset_in_code;
 use super::{Code, Header, Reason, check_type};
 use crate::cpython::layout::Layout;
 use crate::stack::Frame;
@@ -84,6 +85,10 @@ impl CodeCache {
         owner: u32,
     ) -> Resolved {
         let generator = self.layout.frame.generator_owner == Some(u64::from(owner));
+        let offset = match offset_in_code(memory, &self.layout, address, offset) {
+            Ok(offset) => offset,
+            Err(reason) => return Resolved::Unknown(reason),
+        };
         match self.code(memory, address) {
             Err(reason) => Resolved::Unknown(reason),
             Ok(code) if !generator && code.is_incomplete_at(offset) => Resolved::Incomplete,

@@ -4,6 +4,7 @@
 //! frames of stacks.
 
 mod cache;
+mod copies;
 #[cfg(test)]
 mod tests;
 mod text;

@@ -115,6 +115,8 @@ pub struct CodeFields {
     pub code_start: u64,
     /// `_co_firsttraceable`, 4 bytes, in instructions of 2 bytes; from 3.11 on.
     pub first_traceable: Option<u64>,
+    /// `co_tlbc`: copies of the bytecode, one for each thread; in free-threaded builds from 3.14 on.
+    pub copies: Option<u64>,
 }
 
 impl CodeFields {
@@ -132,6 +134,7 @@ impl CodeFields {
             },
             code_start: table.one_of(&["PyCodeObject.co_code_adaptive", "PyCodeObject.co_code"])?,
             first_traceable: table.maybe_offset("PyCodeObject._co_firsttraceable"),
+            copies: table.maybe_offset("PyCodeObject.co_tlbc"),
         })
     }
 }
