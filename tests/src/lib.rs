@@ -9,6 +9,7 @@ mod figures;
 mod library;
 mod programs;
 mod python;
+mod services;
 mod slots;
 mod stacks;
 mod symbols;
@@ -21,10 +22,11 @@ pub use figures::record;
 pub use library::Library;
 pub use programs::c_program;
 pub use python::{Python, debian_python, old_pythons, pythons, some_pythons};
+pub use services::services_python;
 pub use slots::Slots;
 pub use stacks::{Frame, Stack, Stacks};
 pub use symbols::SymbolProbes;
-pub use target::{Target, workload};
+pub use target::{Target, leaking_line, workload};
 pub use tracer::{Ended, Report, Site, Tracer, leaktrace};
 
 /// Longest time for anything that a test waits for.

@@ -144,6 +144,18 @@ pub fn workload(name: &str) -> PathBuf {
     workloads().join(name)
 }
 
+/// `file:line` of the line of a workload that leaks, which ends with `# LEAK`.
+///
+/// # Panics
+/// None is marked.
+#[must_use]
+pub fn leaking_line(name: &str) -> String {
+    let path = workload(name);
+    let text = std::fs::read_to_string(&path).expect("it can be read");
+    let index = text.lines().position(|line| line.ends_with("# LEAK")).expect("one is marked");
+    format!("{}:{}", path.display(), index + 1)
+}
+
 /// The folder of the workloads.
 pub(crate) fn workloads() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("workloads")

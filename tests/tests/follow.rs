@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use leaktrace_tests::{
     Found, PATIENCE, Python, Report, Site, Slots, Target, Tracer, can_trace, debian_python, doctor,
-    pythons, workload,
+    leaking_line, pythons, services_python, workload,
 };
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
@@ -23,14 +23,6 @@ const STOPPING: Duration = Duration::from_secs(5);
 
 fn any_python() -> Python {
     debian_python().or_else(|| pythons().pop()).expect("a CPython is here")
-}
-
-/// `file:line` of the line of a workload that leaks.
-fn leaking_line(name: &str) -> String {
-    let path = workload(name);
-    let text = fs::read_to_string(&path).expect("it can be read");
-    let index = text.lines().position(|line| line.ends_with("# LEAK")).expect("one is marked");
-    format!("{}:{}", path.display(), index + 1)
 }
 
 fn pid(said: &Value, name: &str) -> u32 {
@@ -255,20 +247,14 @@ struct Server {
 }
 
 impl Server {
-    /// Starts it; `None` where it is not installed, which is a failure where the tests must run.
+    /// Starts it; `None` where it is not installed.
     fn start() -> Option<Self> {
-        let test = std::env::current_exe().expect("a test knows its own path");
-        let target = test.ancestors().nth(3).expect("tests lie in target/PROFILE/deps");
-        let python = target.join("gunicorn/bin/python");
-        if !python.exists() {
-            let required = std::env::var("LEAKTRACE_E2E").is_ok_and(|value| value == "required");
-            assert!(!required, "gunicorn is missing: `cargo xtask test` installs it");
-            return None;
-        }
+        let python = services_python()?;
         let listener = TcpListener::bind("127.0.0.1:0").expect("there is a free port");
         let port = listener.local_addr().expect("it is bound").port();
         drop(listener);
-        let child = Command::new(python)
+        let child = python
+            .command()
             .args([
                 "-m",
                 "gunicorn",
@@ -336,10 +322,7 @@ fn the_leaking_line_is_named_for_every_worker_of_a_prefork_server_and_for_a_resp
     if !can_trace() {
         return;
     }
-    let Some(server) = Server::start() else {
-        eprintln!("skipped: no gunicorn");
-        return;
-    };
+    let Some(server) = Server::start() else { return };
     let line = leaking_line("wsgi_app.py");
     let before = server.workers();
     assert_eq!(before.len(), WORKERS);

@@ -17,6 +17,7 @@ mod images;
 mod layouts;
 mod matrix;
 mod pythons;
+mod services;
 mod setup;
 mod shell;
 mod test;

@@ -7,7 +7,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result, bail};
 
 use crate::build_ebpf::Toolchain;
-use crate::shell;
+use crate::{services, shell};
 
 /// The linker for BPF objects, as cargo installs it; it must be built for the LLVM of [`LLVM_PACKAGES`].
 const LINKER: &[&str] = &[
@@ -22,9 +22,6 @@ const LINKER: &[&str] = &[
 ];
 const LLVM_PREFIX: &str = "/usr/lib/llvm-22";
 const LLVM_PACKAGES: &[&str] = &["llvm-22-dev", "libpolly-22-dev"];
-
-/// The prefork server, of a series that still runs on CPython 3.8.
-const GUNICORN: &str = "gunicorn==23.*";
 
 /// Something that must be there, how to see whether it is, and the Debian packages that bring it.
 struct Need {
@@ -46,7 +43,7 @@ const C_COMPILER: Need = Need {
 };
 
 const VENV: Need = Need {
-    what: "what makes virtual environments, for a prefork server to trace",
+    what: "what makes virtual environments, for services to trace",
     is_there: has_venv,
     packages: &["python3-venv"],
 };
@@ -97,7 +94,7 @@ pub(crate) fn for_test() -> Result<()> {
     install(&[PYTHON, VENV, C_COMPILER, JEMALLOC, BPF_COMPILER, LLVM])?;
     install_components()?;
     install_linker()?;
-    install_gunicorn()?;
+    services::install()?;
     mount_tracefs()
 }
 
@@ -215,26 +212,7 @@ fn has_linker() -> bool {
 }
 
 fn has_venv() -> bool {
-    shell::capture(Command::new("python3").args(["-c", "import venv, ensurepip"])).is_ok()
-}
-
-/// Installs the prefork server that tests trace into an environment of its own below the target directory.
-fn install_gunicorn() -> Result<()> {
-    let folder = shell::target_directory()?.join("gunicorn");
-    let python = folder.join("bin/python");
-    let imports = || shell::capture(Command::new(&python).args(["-c", "import gunicorn"])).is_ok();
-    if imports() {
-        return Ok(());
-    }
-    let mut venv = Command::new("python3");
-    venv.args(["-m", "venv", "--clear"]).arg(&folder);
-    let mut pip = Command::new(&python);
-    pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", GUNICORN]);
-    for command in [&mut venv, &mut pip] {
-        announce(command);
-        shell::run(command).context("cannot install gunicorn")?;
-    }
-    Ok(())
+    shell::capture(Command::new(services::python()).args(["-c", "import venv, ensurepip"])).is_ok()
 }
 
 fn llvm_is_there() -> bool {
