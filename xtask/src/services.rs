@@ -11,11 +11,13 @@ use crate::shell;
 /// The folder of the environment, in the target directory; `leaktrace_tests::services` knows it, too.
 const FOLDER: &str = "services";
 
-/// A prefork server, a memory profiler, greenlets with an event loop of their own, and an event loop for asyncio.
-const PACKAGES: &[&str] = &["gunicorn==23.*", "memray==1.*", "gevent==26.*", "uvloop==0.*"];
+/// A prefork server, a task queue with a prefork pool, a memory profiler, greenlets with an event loop of their own, an
+/// event loop for asyncio, and the compiler of compiled modules.
+const PACKAGES: &[&str] =
+    &["gunicorn==23.*", "celery==5.*", "memray==1.*", "gevent==26.*", "uvloop==0.*", "cython==3.*"];
 
 /// Fails where a package is missing or broken.
-const IMPORT: &str = "import gunicorn, memray, gevent, uvloop";
+const IMPORT: &str = "import gunicorn, celery, memray, gevent, uvloop, Cython";
 
 /// The system's own interpreter where there is one: others on the path may be any.
 pub(crate) fn python() -> &'static str {

@@ -48,6 +48,12 @@ const VENV: Need = Need {
     packages: &["python3-venv"],
 };
 
+const HEADERS: Need = Need {
+    what: "Python's headers, for a compiled module to trace",
+    is_there: has_headers,
+    packages: &["python3-dev"],
+};
+
 const JEMALLOC: Need = Need {
     what: "another malloc, for a test with LD_PRELOAD",
     is_there: || std::path::Path::new("/usr/lib/x86_64-linux-gnu/libjemalloc.so.2").is_file(),
@@ -91,7 +97,7 @@ pub(crate) fn for_demo() -> Result<()> {
 /// # Errors
 /// Where something is missing and cannot be installed.
 pub(crate) fn for_test() -> Result<()> {
-    install(&[PYTHON, VENV, C_COMPILER, JEMALLOC, BPF_COMPILER, LLVM])?;
+    install(&[PYTHON, VENV, HEADERS, C_COMPILER, JEMALLOC, BPF_COMPILER, LLVM])?;
     install_components()?;
     install_linker()?;
     services::install()?;
@@ -213,6 +219,11 @@ fn has_linker() -> bool {
 
 fn has_venv() -> bool {
     shell::capture(Command::new(services::python()).args(["-c", "import venv, ensurepip"])).is_ok()
+}
+
+fn has_headers() -> bool {
+    let ask = "import os, sysconfig; os.stat(sysconfig.get_paths()['include'] + '/Python.h')";
+    shell::capture(Command::new(services::python()).args(["-c", ask])).is_ok()
 }
 
 fn llvm_is_there() -> bool {
