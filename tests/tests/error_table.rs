@@ -157,7 +157,7 @@ fn of_other_hosts() -> Vec<Row> {
         ("CPython 3.6", VersionError::TooOld { version: python36 }.to_string()),
         (
             "a free-threaded build without a table",
-            DebugOffsetsError::FreeThreaded { minor: 14 }.to_string(),
+            DebugOffsetsError::FreeThreaded { minor: 15 }.to_string(),
         ),
         ("a machine that is no x86-64", KernelError::Architecture("aarch64").to_string()),
         ("an old kernel", KernelError::TooOld { found: "4.19.0".to_owned() }.to_string()),

@@ -78,8 +78,8 @@ def churn(rounds):
 
 def in_thread(number, rounds, results):
     own = results[number] = []
-    for i in range(rounds):
-        own.append({"thread": number, "text": "%d/%d" % (number, i), "data": [i] * 9})
+    for i in range(rounds):  # recycled since 3.14: ints
+        own.append({"thread": number, "text": "%d/%d" % (number, i), "data": [i] * 9})  # recycled since 3.14: ints
         own[-1]["data"].append(i * 2.5)
 
 

@@ -21,7 +21,10 @@ const TABLES: &[(u8, &str)] = &[
 ];
 
 /// The same of free-threaded builds.
-const FREE_THREADED: &[(u8, &str)] = &[(13, include_str!("../../../layouts/cpython-3.13t.json"))];
+const FREE_THREADED: &[(u8, &str)] = &[
+    (13, include_str!("../../../layouts/cpython-3.13t.json")),
+    (14, include_str!("../../../layouts/cpython-3.14t.json")),
+];
 
 /// The minor versions of CPython 3 that there is a table for, ascending.
 pub fn supported() -> impl Iterator<Item = u8> {
