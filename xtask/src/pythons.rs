@@ -12,7 +12,7 @@ pub(crate) const ABOUT: &str =
     "list the CPythons that tests can run against, and which are missing";
 
 /// The minor versions of CPython 3 that leaktrace supports.
-pub(crate) const EXPECTED_MINORS: std::ops::RangeInclusive<u8> = 7..=15;
+pub(crate) const EXPECTED_MINORS: std::ops::RangeInclusive<u8> = 6..=15;
 
 /// One interpreter.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]

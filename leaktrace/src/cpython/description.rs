@@ -4,6 +4,7 @@
 
 use super::debug_offsets::{self, DebugOffsetsError};
 use super::layout::{Layout, LayoutError};
+use super::root::Root;
 use super::version::{NEWEST_MINOR, Version};
 use crate::target::memory::ReadMemory;
 
@@ -18,14 +19,14 @@ pub enum DescriptionError {
     DebugOffsets(#[from] DebugOffsetsError),
 }
 
-/// The layout of the process of this `version` whose `_PyRuntime` is at `runtime`. That of a newer version than
-/// leaktrace knows is a guess: see [`Layout::is_guess`].
+/// The layout of the process of this `version` with this `root`. That of a newer version than leaktrace knows is a
+/// guess: see [`Layout::is_guess`].
 ///
 /// # Errors
 /// [`DescriptionError`].
 pub fn layout(
     memory: &impl ReadMemory,
-    runtime: u64,
+    root: Root,
     version: &Version,
 ) -> Result<Layout, DescriptionError> {
     let is_newer = version.major == 3 && version.minor > NEWEST_MINOR;
@@ -34,9 +35,9 @@ pub fn layout(
     } else {
         Layout::for_version(version.major, version.minor)?
     };
-    if layout.debug_offsets.is_none() {
+    let Some(runtime) = root.runtime().filter(|_| layout.debug_offsets.is_some()) else {
         return Ok(layout);
-    }
+    };
     if !is_newer && debug_offsets::is_free_threaded(memory, runtime, &layout)? {
         let minor = version.minor;
         layout = Layout::for_free_threaded(version.major, minor)

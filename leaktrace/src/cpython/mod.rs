@@ -9,6 +9,7 @@ mod interpreters;
 pub mod layout;
 pub mod lines;
 pub mod obmalloc;
+pub mod root;
 pub mod runtime;
 mod snapshot;
 pub mod tables;

@@ -1,6 +1,7 @@
-//! `_PyRuntime`: the interpreters of a process and their thread states.
+//! The interpreters of a process and their thread states.
 
 use super::layout::Layout;
+use super::root::Root;
 use super::thread_source::KnownThread;
 use crate::target::memory::ReadMemory;
 
@@ -22,16 +23,15 @@ pub struct Runtime {
 }
 
 impl Runtime {
-    /// Reads what `_PyRuntime` at `address` leads to. `None` where there is no interpreter yet, or where what is found
-    /// cannot be one: then the layout does not fit the process.
+    /// Reads what `root` leads to. `None` where there is no interpreter yet, or where what is found cannot be one: then
+    /// the layout does not fit the process.
     #[must_use]
-    pub fn read(memory: &impl ReadMemory, layout: &Layout, address: u64) -> Option<Self> {
-        let fields = layout.runtime.as_ref()?;
-        let head = memory.read_u64(address.wrapping_add(fields.interpreters_head)).ok()?;
+    pub fn read(memory: &impl ReadMemory, layout: &Layout, root: Root) -> Option<Self> {
+        let head = memory.read_u64(root.head(layout)?).ok()?;
         let interpreters = chain(memory, head, layout.interpreter.next, MAX_INTERPRETERS)?;
         // New interpreters are put at the head of the list (`PyInterpreterState_New`).
-        let main = match fields.interpreters_main {
-            Some(main) => memory.read_u64(address.wrapping_add(main)).ok()?,
+        let main = match root.main(layout) {
+            Some(main) => memory.read_u64(main).ok()?,
             None => interpreters.last().copied()?,
         };
         if main == 0 || !interpreters.contains(&main) {

@@ -1,7 +1,7 @@
 //! Where a thread finds its own Python thread state.
 //!
-//! Up to 3.11 a word of `_PyRuntime` holds the thread state that has the GIL. From 3.12 on each thread has its own in a
-//! thread-local variable (`_Py_tss_tstate`, `Python/pystate.c`), whose distance from the thread pointer is read out of
+//! Up to 3.11 a word holds the thread state that has the GIL (see [`root`](super::root)). From 3.12 on each thread has its
+//! own in a thread-local variable (`_Py_tss_tstate`, `Python/pystate.c`), whose distance from the thread pointer is read out of
 //! the code of an exported getter: that of `PyThreadState_GetUnchecked`, or `_PyThreadState_UncheckedGet` before 3.13.
 
 #![forbid(unsafe_code)]
@@ -40,9 +40,6 @@ pub struct KnownThread {
 /// Why the place is not known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Reason {
-    /// The runtime is not exported.
-    #[error("`_PyRuntime` is not exported")]
-    NoRuntime,
     /// No getter is exported.
     #[error("neither `PyThreadState_GetUnchecked` nor `_PyThreadState_UncheckedGet` is exported")]
     NoGetter,
@@ -55,15 +52,6 @@ pub enum Reason {
     /// At the offset stands something else.
     #[error("what stands at the thread state's place is not a thread state")]
     NotVerified,
-}
-
-/// The address of the word that holds the current thread state, up to 3.11: `offset` bytes into `_PyRuntime`
-/// (`gilstate.tstate_current`).
-///
-/// # Errors
-/// [`Reason::NoRuntime`].
-pub fn current_address(module: &Module, offset: u64) -> Result<u64, Reason> {
-    Ok(module.symbol("_PyRuntime").ok_or(Reason::NoRuntime)?.wrapping_add(offset))
 }
 
 /// The offset of the current thread state from the thread pointer, from 3.12 on, verified on `threads`: the word there

@@ -12,7 +12,7 @@ use crate::target::memory::ReadMemory;
 use crate::target::module::Module;
 
 /// The oldest minor version of CPython 3 that leaktrace knows.
-pub const OLDEST_MINOR: u8 = 7;
+pub const OLDEST_MINOR: u8 = 6;
 
 /// The newest minor version of CPython 3 whose structures leaktrace knows.
 pub const NEWEST_MINOR: u8 = 15;

@@ -3,6 +3,7 @@
 use super::SessionError;
 use crate::cpython::description;
 use crate::cpython::layout::Layout;
+use crate::cpython::root::Root;
 use crate::cpython::runtime::Runtime;
 use crate::cpython::version::{self, Version};
 use crate::target::memory::ProcessMemory;
@@ -31,8 +32,8 @@ pub fn runs_python(pid: u32) -> bool {
     let find = || {
         let module = Module::find(pid).ok()?;
         let memory = ProcessMemory::open_to_read(pid).ok()?;
-        let layout = layout(pid, &module, &memory, &mut None).ok()?;
-        Runtime::read(&memory, &layout, module.symbol("_PyRuntime")?)
+        let (layout, root) = layout(pid, &module, &memory, &mut None).ok()?;
+        Runtime::read(&memory, &layout, root)
     };
     find().is_some()
 }
@@ -49,13 +50,13 @@ fn layout(
     module: &Module,
     memory: &ProcessMemory,
     seen: &mut Option<Version>,
-) -> Result<Layout, SessionError> {
+) -> Result<(Layout, Root), SessionError> {
     let version = version::find(module, memory).inspect_err(|error| {
         if let version::VersionError::TooOld { version } = error {
             *seen = Some(version.clone());
         }
     })?;
     *seen = Some(version.clone());
-    let runtime = module.symbol("_PyRuntime").ok_or(SessionError::NoRuntime { pid })?;
-    Ok(description::layout(memory, runtime, &version)?)
+    let root = Root::find(module, &version).map_err(|cause| SessionError::NoRoot { pid, cause })?;
+    Ok((description::layout(memory, root, &version)?, root))
 }

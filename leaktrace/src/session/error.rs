@@ -34,13 +34,18 @@ pub enum SessionError {
         /// Why not.
         cause: std::io::Error,
     },
-    /// No `_PyRuntime`.
-    #[error("cannot trace `{pid}`: its CPython exports no `_PyRuntime`")]
-    NoRuntime {
+    /// Nothing leads to its interpreters.
+    #[error(
+        "cannot trace `{pid}`: nothing leads to the interpreters of its CPython, {cause}; use a build with its dynamic \
+         symbols"
+    )]
+    NoRoot {
         /// The process.
         pid: u32,
+        /// What is missing.
+        cause: crate::cpython::root::Reason,
     },
-    /// No interpreter behind `_PyRuntime`.
+    /// No interpreter where one should be.
     #[error(
         "cannot trace `{pid}`: no interpreter of CPython {version} found in it; it is just starting or ending, or \
          this build's structures differ from those that leaktrace knows"

@@ -85,8 +85,7 @@ impl HeapCheck {
 
 fn census(target: &Target, arrays: &mut Arrays) -> Result<Census, CensusError> {
     let memory = target.memory.as_ref();
-    let runtime = target.module.symbol("_PyRuntime");
-    let runtime = runtime.and_then(|runtime| Runtime::read(memory, &target.layout, runtime));
+    let runtime = Runtime::read(memory, &target.layout, target.root);
     let interpreters = runtime.map(|runtime| runtime.interpreters).unwrap_or_default();
     let resident = Resident::of(target.process.pid());
     Census::take(memory, &target.module, &target.layout, &interpreters, arrays, &resident)

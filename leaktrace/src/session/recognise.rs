@@ -12,6 +12,7 @@ use super::{SessionError, children, guess};
 use procfs::Current as _;
 
 use crate::cpython::layout::Layout;
+use crate::cpython::root::Root;
 use crate::cpython::runtime::Runtime;
 use crate::cpython::tables::{self, AllocatorTables};
 use crate::cpython::version::{self, Version};
@@ -40,6 +41,8 @@ pub struct Target {
     pub version: Version,
     /// Where its structures keep what.
     pub layout: Layout,
+    /// What leads to its interpreters.
+    pub root: Root,
     /// Its allocator tables.
     pub tables: AllocatorTables,
     /// How the kernel side finds the thread state.
@@ -79,18 +82,18 @@ impl Target {
         let memory =
             ProcessMemory::open(pid).map_err(|cause| SessionError::Memory { pid, cause })?;
         let version = version::find(&module, &memory)?;
-        let runtime = module.symbol("_PyRuntime").ok_or(SessionError::NoRuntime { pid })?;
-        let layout = description::layout(&memory, runtime, &version)?;
+        let root =
+            Root::find(&module, &version).map_err(|cause| SessionError::NoRoot { pid, cause })?;
+        let layout = description::layout(&memory, root, &version)?;
         // All was opened by number: it is the same process as long as the first one to be opened lives.
         if !process.is_alive() {
             return Err(ProcessError::NoSuchProcess { pid }.into());
         }
-        let interpreters = Runtime::read(&memory, &layout, runtime)
+        let interpreters = Runtime::read(&memory, &layout, root)
             .ok_or_else(|| SessionError::NoInterpreter { pid, version: version.clone() })?;
         let tables = tables::find(&module, &memory, &version)?;
         let mut warnings = Vec::new();
-        let thread =
-            thread_layout(&module, &memory, &layout, runtime, &interpreters, &mut warnings);
+        let thread = thread_layout(&module, &memory, &layout, root, &interpreters, &mut warnings);
         if layout.is_guess {
             let missing = guess::missing(&memory, &layout, &interpreters, &thread);
             if let Some(missing) = missing {
@@ -108,7 +111,18 @@ impl Target {
             }
         }
         let memory = Arc::new(memory);
-        Ok(Self { process, module, memory, version, layout, tables, thread, pymalloc, warnings })
+        Ok(Self {
+            process,
+            module,
+            memory,
+            version,
+            layout,
+            root,
+            tables,
+            thread,
+            pymalloc,
+            warnings,
+        })
     }
 
     /// What the kernel side needs to know. `record_at_obj` as in [`Config`].
@@ -171,13 +185,12 @@ fn thread_layout(
     module: &Module,
     memory: &ProcessMemory,
     layout: &Layout,
-    runtime: u64,
+    root: Root,
     interpreters: &Runtime,
     warnings: &mut Vec<String>,
 ) -> ThreadLayout {
     let known = layout.thread_layout();
-    if let Some(current) = layout.runtime.as_ref().and_then(|fields| fields.tstate_current) {
-        let location = runtime.wrapping_add(current);
+    if let Some(location) = root.current(layout) {
         return ThreadLayout { source: THREAD_POINTER, location, ..known };
     }
     match thread_source::tls_offset(module, memory, &interpreters.threads) {

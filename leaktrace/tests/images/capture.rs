@@ -108,9 +108,8 @@ fn image_of(target: &Target, case: &str, said: &Value) -> Captured {
     let frames = said["frames"].as_array().expect("an array").iter();
     let expected: Vec<String> =
         frames.map(|line| line.as_str().expect("text").to_owned()).collect();
-    let runtime = target.module.symbol("_PyRuntime").expect("it is exported");
     let memory = target.memory.as_ref();
-    let threads = Runtime::read(memory, &target.layout, runtime).expect("it runs").threads;
+    let threads = Runtime::read(memory, &target.layout, target.root).expect("it runs").threads;
     let state = threads.iter().find(|thread| thread.pointer == pointer).expect("it is known").state;
     let read = Image::default().with_word(POINTER, state);
     let recorder = Recorder { memory, read: RefCell::new(read) };

@@ -41,7 +41,7 @@ const CASES: &[&str] = &[
 ];
 
 /// The minor versions that there are images of.
-const MINORS: std::ops::RangeInclusive<u8> = 7..=15;
+const MINORS: std::ops::RangeInclusive<u8> = 6..=15;
 
 #[test]
 fn the_stacks_of_captured_interpreters_are_what_python_said() {

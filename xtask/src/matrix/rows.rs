@@ -50,6 +50,7 @@ const fn built(recipe: &'static Recipe) -> Row {
 
 /// All of them, in the order of the table.
 pub(super) const ROWS: &[Row] = &[
+    pyenv("plain-3.6", 6),
     pyenv("plain-3.7", 7),
     pyenv("plain-3.8", 8),
     pyenv("plain-3.9", 9),

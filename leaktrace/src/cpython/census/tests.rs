@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use super::super::interpreters::{self, note};
 use super::super::layout::Layout;
+use super::super::root::Root;
 use super::super::runtime::Runtime;
+use super::super::version;
 use super::{Arrays, Census, Resident};
 use crate::target::memory::ProcessMemory;
 use crate::target::module::Module;
@@ -34,8 +36,9 @@ fn a_census_is_what_the_interpreter_says_of_each_class() {
         let layout = Layout::for_version(3, python.minor).expect("there is one");
         let module = Module::find(script.pid()).expect("it runs");
         let memory = ProcessMemory::open(script.pid()).expect("it runs");
-        let runtime = module.symbol("_PyRuntime");
-        let found = runtime.and_then(|runtime| Runtime::read(&memory, &layout, runtime));
+        let version = version::find(&module, &memory).expect("it is supported");
+        let root = Root::find(&module, &version);
+        let found = root.ok().and_then(|root| Runtime::read(&memory, &layout, root));
         let interpreters = found.map(|found| found.interpreters).unwrap_or_default();
         let resident = Resident::of(script.pid());
         let mut arrays = Arrays::default();
