@@ -278,9 +278,11 @@ fn a_resize_follows_the_three_quarters_rule() {
 
 #[test]
 fn every_small_request_has_a_class_and_no_other() {
+    let narrow = PymallocLayout { class_shift: 3, ..POOLS };
     for size in 1..=512 {
         assert!(pymalloc::is_small(size));
         assert_eq!(pymalloc::size_class(&POOLS, size), size.div_ceil(16) - 1);
+        assert_eq!(pymalloc::size_class(&narrow, size), size.div_ceil(8) - 1, "before 3.8");
     }
     for size in [0, 513, u64::MAX] {
         assert!(!pymalloc::is_small(size));

@@ -8,21 +8,23 @@
 use leaktrace_common::layout::PymallocLayout;
 
 use super::layout::{Layout, Obmalloc};
+use super::usedpools::UsedPools;
 use crate::target::memory::ReadMemory;
 
 /// Bytes of an interpreter that are searched for the pointer; it has 0.3 MiB.
 const MAX_INTERPRETER: u64 = 1 << 20;
 
 /// What is needed to predict the blocks of all interpreters, once the main interpreter (`main`) is known to allocate from
-/// `usedpools`. Of interpreters with other pools nothing can be predicted where `state` is 0.
+/// the pools that were `found`. Of interpreters with other pools nothing can be predicted where `state` is 0.
 #[must_use]
 pub fn places(
     memory: &dyn ReadMemory,
     layout: &Layout,
     main: u64,
-    usedpools: u64,
+    found: UsedPools,
 ) -> Option<PymallocLayout> {
-    let known = PymallocLayout { usedpools, ..layout.pymalloc_layout()? };
+    let UsedPools { address: usedpools, class_shift, .. } = found;
+    let known = PymallocLayout { usedpools, class_shift, ..layout.pymalloc_layout()? };
     Some(match layout.interpreter.obmalloc {
         Obmalloc::Static => known,
         Obmalloc::Embedded { used, feature_flags } => {
@@ -56,6 +58,7 @@ mod tests {
 
     use super::places;
     use crate::cpython::layout::{Layout, Obmalloc};
+    use crate::cpython::usedpools::UsedPools;
     use crate::target::memory::ReadMemory;
 
     const MAIN: u64 = 0x10_0000;
@@ -79,6 +82,10 @@ mod tests {
         }
     }
 
+    fn pools(address: u64, class_shift: u64) -> UsedPools {
+        UsedPools { address, pool_bytes: 16 << 10, class_shift }
+    }
+
     fn pointer() -> u64 {
         match Layout::for_version(3, 13).unwrap().interpreter.obmalloc {
             Obmalloc::Pointer { pointer, used: 0 } => pointer,
@@ -88,7 +95,7 @@ mod tests {
 
     fn state(words: Vec<(u64, u64)>) -> u64 {
         let layout = Layout::for_version(3, 13).unwrap();
-        places(&Interpreter(words), &layout, MAIN, STATE).unwrap().state
+        places(&Interpreter(words), &layout, MAIN, pools(STATE, 4)).unwrap().state
     }
 
     #[test]
@@ -110,17 +117,20 @@ mod tests {
         let Obmalloc::Embedded { used, feature_flags } = layout.interpreter.obmalloc else {
             panic!("{:?}", layout.interpreter.obmalloc);
         };
-        let known = places(&Interpreter(vec![]), &layout, MAIN, MAIN + used).unwrap();
+        let known = places(&Interpreter(vec![]), &layout, MAIN, pools(MAIN + used, 4)).unwrap();
         assert_eq!((known.interpreter, known.state), (MAIN, used));
         assert_eq!(known.feature_flags, feature_flags);
-        let moved = places(&Interpreter(vec![]), &layout, MAIN, MAIN + used + 8).unwrap();
+        let moved = places(&Interpreter(vec![]), &layout, MAIN, pools(MAIN + used + 8, 4)).unwrap();
         assert_eq!((moved.interpreter, moved.state), (MAIN, 0));
     }
 
     #[test]
     fn before_3_12_all_interpreters_share_their_pools() {
-        let layout = Layout::for_version(3, 11).unwrap();
-        let known = places(&Interpreter(vec![]), &layout, MAIN, STATE).unwrap();
-        assert_eq!((known.usedpools, known.interpreter, known.state), (STATE, 0, 0));
+        for (minor, shift) in [(11, 4), (6, 4), (6, 3)] {
+            let layout = Layout::for_version(3, minor).unwrap();
+            let known = places(&Interpreter(vec![]), &layout, MAIN, pools(STATE, shift)).unwrap();
+            assert_eq!((known.usedpools, known.interpreter, known.state), (STATE, 0, 0));
+            assert_eq!(known.class_shift, shift, "releases of 3.6 differ");
+        }
     }
 }

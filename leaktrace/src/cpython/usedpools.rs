@@ -1,6 +1,7 @@
 //! Finds `usedpools`, from which pymalloc serves small blocks, by what stands in the data.
 //!
-//! It is an array of 32 pairs (`Objects/obmalloc.c`; from 3.12 on `struct _obmalloc_pools`), one for each size class.
+//! It is an array of pairs (`Objects/obmalloc.c`; from 3.12 on `struct _obmalloc_pools`), one for each size class: 32 in
+//! steps of 16 bytes, or 64 in steps of 8, as earlier releases of 3.6 and 3.7 have them.
 //! Each pair is the ends of a ring of pools, seen as the `nextpool` and `prevpool` of a pool header that begins 16 bytes
 //! before it: an empty ring leads to that header, others to pools whose links lead back to it.
 
@@ -11,12 +12,16 @@ use super::version::Version;
 use crate::target::memory::ReadMemory;
 use crate::target::module::Module;
 
-/// Size classes: 512 bytes in steps of 16, since 3.8 (before, 64 in steps of 8).
-pub const CLASSES: usize = 32;
+/// How many size classes there may be, and log2 of the bytes from one to the next.
+type Shape = (usize, u64);
+const SHAPES: &[Shape] = &[(32, 4)];
+const SHAPES_TO_3_7: &[Shape] = &[(32, 4), (64, 3)];
 
 /// Offsets in a pool header.
 const NEXTPOOL: u64 = 16;
 const PREVPOOL: u64 = 24;
+const SZIDX: u64 = 36;
+const MAXNEXTOFFSET: u64 = 44;
 
 /// A running target changes the rings while they are read: so often the search is repeated.
 const TRIES: u32 = 6;
@@ -31,6 +36,8 @@ pub struct UsedPools {
     pub address: u64,
     /// Bytes of a pool.
     pub pool_bytes: u64,
+    /// log2 of the bytes from one size class to the next.
+    pub class_shift: u64,
 }
 
 /// Why they are not known.
@@ -38,14 +45,14 @@ pub struct UsedPools {
 pub enum Reason {
     /// No run of pairs has the right length.
     #[error(
-        "no array of {CLASSES} size classes in the interpreter's data (the longest run has {longest})"
+        "no array of pymalloc's size classes in the interpreter's data (the longest run has {longest})"
     )]
     NotFound {
         /// The longest run.
         longest: usize,
     },
     /// There are several.
-    #[error("several arrays of {CLASSES} size classes in the interpreter's data")]
+    #[error("several arrays of pymalloc's size classes in the interpreter's data")]
     Ambiguous,
     /// The table of the version does not tell how far apart size classes are.
     #[error("the distance of its size classes is not known")]
@@ -56,6 +63,11 @@ pub enum Reason {
 #[must_use]
 pub const fn pool_bytes(version: &Version) -> u64 {
     if version.minor >= 10 { 16 << 10 } else { 4 << 10 }
+}
+
+/// The shapes that the array of a version may have.
+const fn shapes(version: &Version) -> &'static [Shape] {
+    if version.minor >= 8 { SHAPES } else { SHAPES_TO_3_7 }
 }
 
 /// Finds the pools of the main interpreter in `module`.
@@ -70,11 +82,11 @@ pub fn find(
     let pool_bytes = pool_bytes(version);
     let mut longest = 0;
     for _ in 0..TRIES {
-        let runs = Search { memory, pool_bytes, links: 0 }
-            .runs(&snapshot::take(memory, module.writable()));
-        let mut whole = runs.iter().filter(|run| run.pairs == CLASSES);
+        let mut search = Search { memory, pool_bytes, links: 0 };
+        let runs = search.runs(&snapshot::take(memory, module.writable()));
+        let mut whole = runs.iter().filter_map(|&run| search.whole(run, shapes(version)));
         match (whole.next(), whole.next()) {
-            (Some(run), None) => return Ok(UsedPools { address: run.address, pool_bytes }),
+            (Some(found), None) => return Ok(found),
             (Some(_), Some(_)) => return Err(Reason::Ambiguous),
             _ => {}
         }
@@ -134,6 +146,26 @@ impl Search<'_> {
             && self.leads(previous, NEXTPOOL, header)
     }
 
+    /// The array that a run is: it has as many pairs as one of `shapes`, and some pool in it is of its class and has
+    /// blocks of its size. A part of another array, cut off by a change, has not.
+    fn whole(&self, run: Run, shapes: &[Shape]) -> Option<UsedPools> {
+        let Run { address, pairs } = run;
+        let &(_, class_shift) = shapes.iter().find(|(classes, _)| *classes == pairs)?;
+        let fits = (0..pairs as u64).any(|class| self.serves(address, class, class_shift));
+        let pool_bytes = self.pool_bytes;
+        fits.then_some(UsedPools { address, pool_bytes, class_shift })
+    }
+
+    /// Whether the ring of `class` in the array at `address` has a pool with blocks of that class.
+    fn serves(&self, address: u64, class: u64, class_shift: u64) -> bool {
+        let Ok(pool) = self.memory.read_u64(address.wrapping_add(16 * class)) else { return false };
+        let field = |offset| self.memory.read_u32(pool.wrapping_add(offset)).map(u64::from);
+        let block_bytes = (class + 1) << class_shift;
+        self.is_pool(pool)
+            && field(SZIDX) == Ok(class)
+            && field(MAXNEXTOFFSET) == Ok(self.pool_bytes - block_bytes)
+    }
+
     const fn is_pool(&self, address: u64) -> bool {
         address != 0 && address & (self.pool_bytes - 1) == 0
     }
@@ -149,46 +181,84 @@ impl Search<'_> {
 mod tests {
     use leaktrace_common::memory::Fault;
 
-    use super::{Run, Search, Stretch};
+    use super::{Run, SHAPES, SHAPES_TO_3_7, Search, Stretch, UsedPools};
     use crate::target::memory::ReadMemory;
 
     const BASE: u64 = 0x1000;
     const POOL: u64 = 0x8000;
+    const POOL_BYTES: u64 = 0x4000;
 
-    /// One pool, alone in the ring of class 1.
-    struct OnePool;
+    /// An array at [`BASE`] with one pool, alone in the ring of class 1.
+    struct OnePool {
+        block_bytes: u32,
+    }
 
     impl ReadMemory for OnePool {
         fn read_bytes(&self, address: u64, buffer: &mut [u8]) -> Result<(), Fault> {
-            if address != POOL + 16 && address != POOL + 24 {
-                return Err(Fault);
-            }
-            buffer.copy_from_slice(&(BASE + 8 + 16 - 16).to_le_bytes());
+            let word = match address {
+                at if at == POOL + 16 || at == POOL + 24 => BASE,
+                at if at == POOL + 36 => 1,
+                at if at == POOL + 44 => POOL_BYTES - u64::from(self.block_bytes),
+                at if at == BASE + 16 => POOL,
+                at if at < POOL && at.is_multiple_of(16) => at - 16,
+                _ => return Err(Fault),
+            };
+            buffer.copy_from_slice(word.to_le_bytes().get(..buffer.len()).ok_or(Fault)?);
             Ok(())
         }
     }
 
-    fn runs(words: &[u64]) -> Vec<Run> {
-        let bytes = words.iter().flat_map(|word| word.to_le_bytes()).collect();
-        Search { memory: &OnePool, pool_bytes: 0x4000, links: 0 }
-            .runs(&[Stretch { address: BASE, bytes }])
+    fn search(memory: &OnePool) -> Search<'_> {
+        Search { memory, pool_bytes: POOL_BYTES, links: 0 }
+    }
+
+    /// Rings in a row, with something else before and behind them.
+    fn rings(count: u64) -> [Stretch; 1] {
+        let mut words = vec![7];
+        for class in 0..count {
+            let header = BASE + 16 * class - 16;
+            words.extend(if class == 1 { [POOL, POOL] } else { [header, header] });
+        }
+        words.push(0);
+        let bytes = words.iter().flat_map(|word: &u64| word.to_le_bytes()).collect();
+        [Stretch { address: BASE - 8, bytes }]
     }
 
     #[test]
     fn rings_in_a_row_are_counted() {
-        let mut words = vec![7];
-        for class in 0..32 {
-            let header = BASE + 8 + 16 * class - 16;
-            words.extend(if class == 1 { [POOL, POOL] } else { [header, header] });
+        for pairs in [32, 64] {
+            let runs = search(&OnePool { block_bytes: 32 }).runs(&rings(pairs as u64));
+            assert_eq!(runs, [Run { address: BASE, pairs }]);
         }
-        words.push(0);
-        assert_eq!(runs(&words), [Run { address: BASE + 8, pairs: 32 }]);
     }
 
     #[test]
     fn words_that_are_no_rings_are_no_run() {
-        assert!(runs(&[0; 100]).is_empty());
-        assert!(runs(&[u64::MAX; 100]).is_empty());
-        assert!(runs(&[POOL; 101]).is_empty());
+        for word in [0, u64::MAX, POOL] {
+            let bytes = [word; 101].iter().flat_map(|word| word.to_le_bytes()).collect();
+            let data = [Stretch { address: BASE, bytes }];
+            assert!(search(&OnePool { block_bytes: 32 }).runs(&data).is_empty());
+        }
+    }
+
+    #[test]
+    fn classes_are_as_far_apart_as_their_blocks_say() {
+        let found = |pairs, block_bytes, shapes| {
+            let memory = OnePool { block_bytes };
+            let whole = search(&memory).whole(Run { address: BASE, pairs }, shapes);
+            whole.map(|UsedPools { class_shift, .. }| class_shift)
+        };
+        assert_eq!(found(32, 32, SHAPES), Some(4));
+        assert_eq!(found(32, 32, SHAPES_TO_3_7), Some(4));
+        assert_eq!(found(64, 16, SHAPES_TO_3_7), Some(3));
+        assert_eq!(found(64, 16, SHAPES), None, "not from 3.8 on");
+        assert_eq!(found(32, 16, SHAPES_TO_3_7), None, "half of an array");
+        assert_eq!(found(31, 32, SHAPES), None);
+    }
+
+    #[test]
+    fn an_array_that_begins_elsewhere_has_pools_of_other_classes() {
+        let memory = OnePool { block_bytes: 48 };
+        assert_eq!(search(&memory).whole(Run { address: BASE - 16, pairs: 32 }, SHAPES), None);
     }
 }

@@ -177,7 +177,7 @@ fn pools(
     main: u64,
 ) -> Result<PymallocLayout, usedpools::Reason> {
     let found = usedpools::find(module, memory, version)?;
-    let known = obmalloc::places(memory, layout, main, found.address);
+    let known = obmalloc::places(memory, layout, main, found);
     known.ok_or(usedpools::Reason::UnknownClasses)
 }
 

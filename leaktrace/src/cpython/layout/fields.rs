@@ -368,8 +368,8 @@ pub struct PoolFields {
     /// `POOL_SIZE`: a page of 4 KiB up to 3.9, 16 KiB from 3.10 on (`POOL_BITS` 14 in `Objects/obmalloc.c` with
     /// `WITH_PYMALLOC_RADIX_TREE`, later in `Include/internal/pycore_obmalloc.h`).
     pub pool_bytes: u64,
-    /// `ALIGNMENT_SHIFT`, from the length of `usedpools`: two entries a class. Releases of 3.6 and 3.7 differ in it;
-    /// [`usedpools`](crate::cpython::usedpools) finds only arrays of classes that are 16 bytes apart.
+    /// `ALIGNMENT_SHIFT`, from the length of `usedpools`: two entries a class. Releases of 3.6 and 3.7 differ in it: what
+    /// [`usedpools`](crate::cpython::usedpools) finds in the process has the last word.
     pub class_shift: Option<u64>,
 }
 
