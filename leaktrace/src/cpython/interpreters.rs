@@ -72,6 +72,8 @@ impl Python {
     fn command(&self, script: &str) -> Command {
         let mut command = Command::new(&self.path);
         command.args(["-I", "-X", "utf8", "-c", script]);
+        // 3.6 knows no `-X utf8`.
+        command.env("LC_ALL", "C.UTF-8");
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         command
     }

@@ -71,6 +71,8 @@ fn one(root: Option<&OsStr>, path: &Path, case: &str) -> (u8, String, Captured) 
         None => Command::new(path),
     };
     command.args(["-I", "-X", "utf8", "-c", BOOT, SCRIPT, case]);
+    // 3.6 knows no `-X utf8`.
+    command.env("LC_ALL", "C.UTF-8");
     command.stdin(Stdio::piped()).stdout(Stdio::piped());
     let mut child = Script(command.spawn().expect("Python starts"));
     let pid = child.0.id();
