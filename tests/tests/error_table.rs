@@ -147,14 +147,14 @@ fn without_rights(folder: &Path, pid: &str) -> Command {
 /// What this host cannot be brought to.
 fn of_other_hosts() -> Vec<Row> {
     let python2 = Version { major: 2, minor: 7, micro: 18, text: "2.7.18".to_owned() };
-    let python36 = Version { major: 3, minor: 6, micro: 15, text: "3.6.15".to_owned() };
+    let python35 = Version { major: 3, minor: 5, micro: 10, text: "3.5.10".to_owned() };
     let errors: [(&'static str, String); 9] = [
         (
             "PyPy",
             ModuleError::PyPy { pid: 0, path: "/usr/lib/libpypy3-c.so".to_owned() }.to_string(),
         ),
         ("CPython 2.7", VersionError::TooOld { version: python2 }.to_string()),
-        ("CPython 3.6", VersionError::TooOld { version: python36 }.to_string()),
+        ("CPython 3.5", VersionError::TooOld { version: python35 }.to_string()),
         (
             "a free-threaded build without a table",
             DebugOffsetsError::FreeThreaded { minor: 15 }.to_string(),

@@ -15,6 +15,7 @@ use tempfile::TempDir;
 use super::output::Output;
 use super::{findings, trace};
 use crate::cli::{self, DemoOptions, ReportOptions, Subject, TraceOptions, Wanted};
+use crate::cpython::version::OLDEST_MINOR;
 use crate::report::{Cmdline, Report};
 
 /// The service; the line that leaks is marked in it.
@@ -131,7 +132,7 @@ impl Service {
         });
         match receiver.recv_timeout(STARTING) {
             Ok(Ok(line)) if line.trim() == "ready" => Ok(()),
-            _ => bail!("the service did not start; is that a CPython 3.8 or newer?"),
+            _ => bail!("the service did not start; is that a CPython 3.{OLDEST_MINOR} or newer?"),
         }
     }
 
