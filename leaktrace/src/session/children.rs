@@ -25,8 +25,8 @@ const MOST_SHARING: usize = 1024;
 /// How old a child may be that was under way when the target's gate was closed. An older one may be traced by somebody.
 const UNDER_WAY: Duration = Duration::from_millis(200);
 
-/// How long a child whose gate was closed is looked at again. Up to 3.12 the child of an `os.fork()` saves its raw table
-/// first and puts it back a moment later (`_PyRuntimeState_ReInitThreads`): open, if it was closed in between.
+/// How long a child whose gate was closed is looked at again. From 3.7 to 3.12 the child of an `os.fork()` saves its raw
+/// table first and puts it back a moment later (`_PyRuntimeState_ReInitThreads`): open, if it was closed in between.
 const SETTLING: Duration = Duration::from_secs(2);
 
 /// Children that are looked at again at the same time; the oldest give way.
