@@ -119,6 +119,8 @@ impl HookWatch {
 pub(super) struct UnwantedHits {
     /// How long the probes were in place before the gate was opened.
     attaching: Duration,
+    /// When the first slot of the gate was about to be opened.
+    opening_ns: u64,
     early: u64,
     late: u64,
 }
@@ -127,14 +129,15 @@ pub(super) struct UnwantedHits {
 const MANY: f64 = 1000.0;
 
 impl UnwantedHits {
-    /// None yet. The first probe was put in place at `attach_began`, and the gate is open now.
-    pub(super) fn since(attach_began: Instant) -> Self {
-        Self { attaching: attach_began.elapsed(), early: 0, late: 0 }
+    /// None yet. The first probe was put in place at `attach_began`, the gate was opened from `opening_ns` on, and is open
+    /// now.
+    pub(super) fn since(attach_began: Instant, opening_ns: u64) -> Self {
+        Self { attaching: attach_began.elapsed(), opening_ns, early: 0, late: 0 }
     }
 
     /// Counts an event `at_ns` that lies outside of the `window` in which the gate was open.
     pub(super) fn count(&mut self, at_ns: u64, window: &Range<u64>) {
-        if at_ns < window.start {
+        if at_ns < self.opening_ns {
             self.early += 1;
         } else if at_ns >= window.end.saturating_add(STRAGGLERS.as_nanos() as u64) {
             self.late += 1;
@@ -193,9 +196,12 @@ mod tests {
     #[test]
     fn hits_count_as_unwanted_only_outside_of_the_window_and_its_stragglers() {
         let second = Duration::from_secs(1);
-        let mut hits = UnwantedHits { attaching: second, early: 0, late: 0 };
+        let opening_ns = 900_000_000;
+        let mut hits = UnwantedHits { attaching: second, opening_ns, early: 0, late: 0 };
         let window = 1_000_000_000..2_000_000_000;
         for _ in 0..1500 {
+            hits.count(899_999_999, &window);
+            // While slot after slot is opened, which a busy machine may interrupt.
             hits.count(999_999_999, &window);
             hits.count(2_000_000_000, &window);
         }

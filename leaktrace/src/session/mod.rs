@@ -157,6 +157,7 @@ impl Session {
         let mut aggregator = aggregator(&options, &attached);
         let heap = HeapCheck::start(&target, &mut aggregator);
         let children = Children::watch(&mut programs, config.forks, &options, &mut warnings);
+        let opening_ns = now_ns();
         open(&attached, &mut warnings)?;
         let opened_ns = now_ns();
         aggregator.begin(opened_ns);
@@ -180,7 +181,7 @@ impl Session {
             started_at: SystemTime::now(),
             malformed: 0,
             hooks: HookWatch::start(),
-            unwanted: UnwantedHits::since(attach_began),
+            unwanted: UnwantedHits::since(attach_began, opening_ns),
             closed: false,
             window: opened_ns..u64::MAX,
             warnings,
