@@ -51,7 +51,7 @@ pub struct Forks {
     pub depth: u64,
 }
 
-const _: () = assert!(size_of::<Config>() == 8 * (3 + 7 + 9 + 8 + 9));
+const _: () = assert!(size_of::<Config>() == 8 * (3 + 8 + 9 + 8 + 9));
 
 // SAFETY: `Config` is `repr(C)` and made of `u64` alone: no padding, no pointer, every bit pattern is valid.
 #[cfg(feature = "user")]

@@ -9,8 +9,11 @@
 pub struct ThreadLayout {
     /// One of the `THREAD_*` numbers below.
     pub source: u64,
-    /// For [`THREAD_TLS`] the (wrapping) offset from the thread pointer, for [`THREAD_POINTER`] an address.
+    /// For [`THREAD_TLS`] the (wrapping) offset from the thread pointer, for [`THREAD_POINTER`] an address, for
+    /// [`THREAD_VECTOR`] the offset in a block.
     pub location: u64,
+    /// For [`THREAD_VECTOR`] the offset in a thread's dynamic thread vector of the word that leads to the block.
+    pub vector_entry: u64,
     /// Offset of `PyThreadState.interp`.
     pub interp: u64,
     /// Offset of `PyThreadState.thread_id`: the thread pointer, on glibc and musl.
@@ -29,6 +32,12 @@ pub const THREAD_NONE: u64 = 0;
 pub const THREAD_TLS: u64 = 1;
 /// The thread state is the word at the address `location` (`gilstate.tstate_current`, the GIL's `last_holder`).
 pub const THREAD_POINTER: u64 = 2;
+/// The thread state is the word at `block + location`, where the thread's dynamic thread vector leads to the block: a
+/// library that was loaded by `dlopen` has one for each thread, anywhere (`_Py_tss_tstate` there, from 3.12 on).
+pub const THREAD_VECTOR: u64 = 3;
+
+/// The word at this offset from the thread pointer leads to the dynamic thread vector, on glibc and musl.
+pub const DYNAMIC_THREAD_VECTOR: u64 = 8;
 
 /// How to walk the frames of a thread.
 #[repr(C)]

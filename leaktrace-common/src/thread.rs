@@ -1,6 +1,6 @@
 //! From the thread pointer to the Python thread state and its innermost frame, over any [`Memory`].
 
-use crate::layout::{THREAD_NONE, THREAD_TLS, ThreadLayout};
+use crate::layout::{DYNAMIC_THREAD_VECTOR, THREAD_NONE, THREAD_TLS, THREAD_VECTOR, ThreadLayout};
 use crate::memory::Memory;
 
 /// Why a thread has no Python stack.
@@ -26,7 +26,8 @@ pub struct Thread {
 /// Reads the thread state of the thread whose thread pointer is `fsbase`.
 ///
 /// A thread-local thread state is the thread's own, and 0 while it does not hold the GIL. The one that a word of the
-/// runtime names is the holder's, and its `thread_id` tells whether that is this thread.
+/// runtime names is the holder's, and its `thread_id` tells whether that is this thread. So it is asked of one that was
+/// found by a vector: that of a thread which began before the library was loaded may be too short to have its block.
 ///
 /// # Errors
 /// [`NoStack`] says why there is none.
@@ -64,13 +65,22 @@ fn found<M: Memory>(memory: &M, layout: &ThreadLayout, fsbase: u64) -> Result<u6
     if layout.source == THREAD_NONE {
         return Err(NoStack::NoThread);
     }
-    let location = if layout.source == THREAD_TLS {
-        fsbase.wrapping_add(layout.location)
-    } else {
-        layout.location
+    let base = match layout.source {
+        THREAD_TLS => fsbase,
+        THREAD_VECTOR => block(memory, layout, fsbase)?,
+        _ => 0,
     };
-    let state = memory.word(location).map_err(|_fault| NoStack::Fault)?;
+    let state = word(memory, base, layout.location)?;
     if state == 0 { Err(NoStack::NoThread) } else { Ok(state) }
+}
+
+/// The thread's block of the interpreter's library.
+#[inline(always)]
+fn block<M: Memory>(memory: &M, layout: &ThreadLayout, fsbase: u64) -> Result<u64, NoStack> {
+    let vector = word(memory, fsbase, DYNAMIC_THREAD_VECTOR)?;
+    let block = word(memory, vector, layout.vector_entry)?;
+    // Both stand for a block that this thread has not asked for yet.
+    if block == 0 || block == u64::MAX { Err(NoStack::NoThread) } else { Ok(block) }
 }
 
 #[inline(always)]

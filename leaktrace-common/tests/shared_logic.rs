@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use leaktrace_common::event::{Frame, stack_end};
 use leaktrace_common::layout::{
-    FrameLayout, PymallocLayout, THREAD_POINTER, THREAD_TLS, ThreadLayout,
+    FrameLayout, PymallocLayout, THREAD_POINTER, THREAD_TLS, THREAD_VECTOR, ThreadLayout,
 };
 use leaktrace_common::limits::MAX_STEPS;
 use leaktrace_common::memory::{Fault, Memory};
@@ -151,6 +151,7 @@ fn a_thread_state_counts_only_for_its_own_thread() {
     let layout = ThreadLayout {
         source: THREAD_POINTER,
         location: 0x100,
+        vector_entry: 0,
         interp: 16,
         thread_id: 24,
         frame: 32,
@@ -176,6 +177,32 @@ fn a_thread_state_counts_only_for_its_own_thread() {
     image.set(0x100, 0);
     assert_eq!(thread::current(&image, &layout, 0xf5), Err(NoStack::NoThread));
     assert_eq!(thread::current(&Image::default(), &layout, 0xf5), Err(NoStack::Fault));
+}
+
+#[test]
+fn a_thread_state_is_found_by_the_threads_own_vector() {
+    let layout = ThreadLayout {
+        source: THREAD_VECTOR,
+        location: 0x40,
+        vector_entry: 0x30,
+        interp: 16,
+        thread_id: 24,
+        frame: 32,
+        ..ThreadLayout::default()
+    };
+    let mut image = Image::default();
+    image.set(0xf8, 0x700).set(0x730, 0x800).set(0x840, 0x1000).map(0x1000, 64);
+    image.set(0x1010, 0xaaa).set(0x1018, 0xf0).set(0x1020, 0xbbb);
+    let found = Thread { interpreter: 0xaaa, frame: 0xbbb };
+    assert_eq!(thread::current(&image, &layout, 0xf0), Ok(found));
+    assert_eq!(thread::gil_holder(&image, &layout, 0xf0), Ok(found));
+    assert_eq!(thread::current(&image, &layout, 0xf1), Err(NoStack::Fault));
+    image.set(0x1018, 0xf8);
+    assert_eq!(thread::current(&image, &layout, 0xf0), Err(NoStack::Foreign), "too short a vector");
+    for no_block in [0, u64::MAX] {
+        image.set(0x730, no_block);
+        assert_eq!(thread::current(&image, &layout, 0xf0), Err(NoStack::NoThread));
+    }
 }
 
 const POOLS: PymallocLayout = PymallocLayout {

@@ -15,6 +15,7 @@ static CONFIG: Config = Config {
     thread: ThreadLayout {
         source: 0,
         location: 0,
+        vector_entry: 0,
         interp: 0,
         thread_id: 0,
         frame: 0,
@@ -86,6 +87,7 @@ pub(crate) fn thread() -> ThreadLayout {
     ThreadLayout {
         source: load!(thread.source),
         location: load!(thread.location),
+        vector_entry: load!(thread.vector_entry),
         interp: load!(thread.interp),
         thread_id: load!(thread.thread_id),
         frame: load!(thread.frame),

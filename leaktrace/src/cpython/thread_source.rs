@@ -3,8 +3,12 @@
 //! Up to 3.11 a word holds the thread state that has the GIL (see [`root`](super::root)). From 3.12 on each thread has its
 //! own in a thread-local variable (`_Py_tss_tstate`, `Python/pystate.c`), whose distance from the thread pointer is read out of
 //! the code of an exported getter: that of `PyThreadState_GetUnchecked`, or `_PyThreadState_UncheckedGet` before 3.13.
+//! Where the library was loaded by `dlopen`, there is no such distance: each thread has a block of its own for it,
+//! wherever the C library put that, and finds it by its dynamic thread vector.
 
 #![forbid(unsafe_code)]
+
+use leaktrace_common::layout::DYNAMIC_THREAD_VECTOR;
 
 use iced_x86::{Decoder, DecoderOptions, Instruction, Mnemonic, OpKind, Register};
 
@@ -16,16 +20,23 @@ const GETTERS: [&str; 2] = ["PyThreadState_GetUnchecked", "_PyThreadState_Unchec
 /// Bytes of a getter that are looked at: it has 8 to 30.
 const GETTER_BYTES: usize = 64;
 
-/// The word at this offset from the thread pointer leads to the dynamic thread vector, on glibc and musl.
-const DTV: u64 = 8;
+/// Bytes of an entry of the dynamic thread vector: glibc's has two words.
+const GLIBC_ENTRY: u64 = 16;
 
-/// Bytes of an entry of the dynamic thread vector: glibc's has two words, musl's one.
-const DTV_ENTRY_BYTES: [u64; 2] = [16, 8];
+/// The same of musl: one word.
+const MUSL_ENTRY: u64 = 8;
+
+/// At this offset from the thread pointer musl has the address of the next thread (of itself if there is no other), glibc
+/// two small numbers.
+const NEXT_THREAD: u64 = 24;
 
 /// Modules with thread-local variables: a process has a handful.
 const MAX_TLS_MODULES: u64 = 4096;
 
-/// Threads that an offset is verified on.
+/// Blocks of libraries that were there when the program began lie so many bytes below the thread pointer, at most.
+const STATIC_BYTES: i64 = 1 << 16;
+
+/// Threads that a place is verified on.
 const MAX_THREADS: usize = 256;
 
 /// A thread with a Python thread state.
@@ -46,36 +57,88 @@ pub enum Reason {
     /// Its code is of no known form.
     #[error("the code of the thread state's getter is of no known form")]
     UnknownCode,
-    /// The offset could not be computed, or differs between threads.
-    #[error("the thread state is not at the same distance from the thread pointer in each thread")]
-    NotConstant,
-    /// At the offset stands something else.
+    /// What the code loads could not be read.
+    #[error("the way to the thread state cannot be read")]
+    Unreadable,
+    /// At the place stands something else.
     #[error("what stands at the thread state's place is not a thread state")]
     NotVerified,
 }
 
-/// The offset of the current thread state from the thread pointer, from 3.12 on, verified on `threads`: the word there
-/// is the thread's own state, or 0 while it does not hold the GIL.
+/// Where each thread's own word for its current thread state is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// This far from the thread pointer.
+    Offset(i64),
+    /// So far into the block that the word at `entry` of the thread's dynamic thread vector leads to.
+    Vector {
+        /// Offset in the vector.
+        entry: u64,
+        /// Offset in the block.
+        inside: u64,
+    },
+}
+
+/// The place of the current thread state, from 3.12 on, verified on `threads`: the word there is the thread's own state,
+/// or 0 while it does not hold the GIL.
 ///
 /// # Errors
 /// [`Reason`] where the code is of no known form, or a thread contradicts it.
-pub fn tls_offset(
+pub fn place(
     module: &Module,
     memory: &dyn ReadMemory,
     threads: &[KnownThread],
-) -> Result<i64, Reason> {
+) -> Result<Place, Reason> {
     let getter = GETTERS.iter().find_map(|name| module.symbol(name)).ok_or(Reason::NoGetter)?;
     let code = module.bytes(getter, GETTER_BYTES);
     let access = decode(code, getter).ok_or(Reason::UnknownCode)?;
     let threads = threads.get(..threads.len().min(MAX_THREADS)).unwrap_or_default();
-    let mut failed = Reason::NotConstant;
-    for offset in access.offsets(memory, threads) {
-        if verified(memory, threads, offset) {
-            return Ok(offset);
+    best(memory, threads, &access.places(memory, threads))
+}
+
+/// The place that the most threads prove and none contradicts, of equal ones the first: where no thread runs Python just
+/// now, none is proved.
+fn best(
+    memory: &dyn ReadMemory,
+    threads: &[KnownThread],
+    places: &[Place],
+) -> Result<Place, Reason> {
+    let mut best = None;
+    for &place in places {
+        let Some(proofs) = place.proofs(memory, threads) else { continue };
+        if best.is_none_or(|(most, _)| proofs > most) {
+            best = Some((proofs, place));
         }
-        failed = Reason::NotVerified;
     }
-    Err(failed)
+    let failed = if places.is_empty() { Reason::Unreadable } else { Reason::NotVerified };
+    best.map(|(_, place)| place).ok_or(failed)
+}
+
+impl Place {
+    /// How many threads have their own state there; `None` where one has something else: a thread that serves several
+    /// interpreters has a state of each. One that cannot be read has ended.
+    fn proofs(self, memory: &dyn ReadMemory, threads: &[KnownThread]) -> Option<usize> {
+        let mut proofs = 0;
+        for thread in threads {
+            let own = |word| {
+                threads.iter().any(|known| known.pointer == thread.pointer && known.state == word)
+            };
+            match self.word(memory, thread) {
+                None | Some(0) => {}
+                Some(word) if own(word) => proofs += 1,
+                Some(_) => return None,
+            }
+        }
+        Some(proofs)
+    }
+
+    fn word(self, memory: &dyn ReadMemory, thread: &KnownThread) -> Option<u64> {
+        let address = match self {
+            Self::Offset(offset) => thread.pointer.wrapping_add_signed(offset),
+            Self::Vector { entry, inside } => block(memory, thread, entry)?.wrapping_add(inside),
+        };
+        memory.read_u64(address).ok()
+    }
 }
 
 /// How code gets at a thread-local variable. Addresses are of words in the global offset table.
@@ -99,20 +162,24 @@ impl Access {
         }
     }
 
-    /// The offsets that may be right, at most two.
-    fn offsets(self, memory: &dyn ReadMemory, threads: &[KnownThread]) -> Vec<i64> {
+    /// The places that may be right, the cheapest first.
+    fn places(self, memory: &dyn ReadMemory, threads: &[KnownThread]) -> Vec<Place> {
         match self {
-            Self::Constant(offset) => vec![offset],
+            Self::Constant(offset) => vec![Place::Offset(offset)],
             Self::Word(address, added) => memory
                 .read_u64(address)
-                .map(|word| word.cast_signed().wrapping_add(added))
+                .map(|word| Place::Offset(word.cast_signed().wrapping_add(added)))
                 .into_iter()
                 .collect(),
-            Self::Pair(address, added) => DTV_ENTRY_BYTES
-                .iter()
-                .filter_map(|&entry| through_dtv(memory, threads, address, entry))
-                .map(|offset| offset.wrapping_add(added))
-                .collect(),
+            Self::Pair(address, added) => {
+                let vector = |bytes| in_vector(memory, address, added, bytes);
+                let own = if is_musl(memory, threads) { MUSL_ENTRY } else { GLIBC_ENTRY };
+                [GLIBC_ENTRY, MUSL_ENTRY]
+                    .into_iter()
+                    .filter_map(|bytes| constant(memory, threads, vector(bytes)?))
+                    .chain(vector(own))
+                    .collect()
+            }
         }
     }
 }
@@ -169,41 +236,121 @@ fn is_thread_local(instruction: &Instruction) -> bool {
         && instruction.memory_index() == Register::None
 }
 
-/// The distance of the variable that the pair at `address` names, where all threads that have it agree.
-fn through_dtv(
-    memory: &dyn ReadMemory,
-    threads: &[KnownThread],
-    address: u64,
-    entry_bytes: u64,
-) -> Option<i64> {
+/// The variable that the pair at `address` names, by a vector with entries of so many bytes.
+fn in_vector(memory: &dyn ReadMemory, address: u64, added: i64, entry_bytes: u64) -> Option<Place> {
     let module = memory.read_u64(address).ok().filter(|&module| module < MAX_TLS_MODULES)?;
     let inside = memory.read_u64(address.wrapping_add(8)).ok()?;
+    let inside = inside.wrapping_add_signed(added);
+    Some(Place::Vector { entry: module * entry_bytes, inside })
+}
+
+/// Whether the threads are musl's, not glibc's.
+fn is_musl(memory: &dyn ReadMemory, threads: &[KnownThread]) -> bool {
+    let next = |thread: &KnownThread| memory.read_u64(thread.pointer.wrapping_add(NEXT_THREAD));
+    threads.first().is_some_and(|thread| next(thread).is_ok_and(|next| next >> 36 != 0))
+}
+
+/// The distance of a place in blocks from the thread pointer, where all threads that have such a block agree. One thread
+/// alone would always do so: what lies farther off than the blocks from the program's start is not taken for constant.
+fn constant(memory: &dyn ReadMemory, threads: &[KnownThread], place: Place) -> Option<Place> {
+    let Place::Vector { entry, inside } = place else { return Some(place) };
     let distance = |thread: &KnownThread| {
-        let dtv = memory.read_u64(thread.pointer.wrapping_add(DTV)).ok()?;
-        let block = memory.read_u64(dtv.wrapping_add(module * entry_bytes)).ok()?;
-        // 0 and -1 stand for a block that this thread does not have yet.
-        (block != 0 && block != u64::MAX)
-            .then(|| block.wrapping_add(inside).wrapping_sub(thread.pointer).cast_signed())
+        let address = block(memory, thread, entry)?.wrapping_add(inside);
+        Some(address.wrapping_sub(thread.pointer).cast_signed())
     };
     let mut distances = threads.iter().filter_map(distance);
     let first = distances.next()?;
-    distances.all(|other| other == first).then_some(first)
+    let constant = (-STATIC_BYTES..0).contains(&first) && distances.all(|other| other == first);
+    constant.then_some(Place::Offset(first))
 }
 
-/// Whether no thread contradicts the offset: a thread that serves several interpreters has a state of each. One that
-/// cannot be read has ended.
-fn verified(memory: &dyn ReadMemory, threads: &[KnownThread], offset: i64) -> bool {
-    threads.iter().all(|thread| {
-        memory.read_u64(thread.pointer.wrapping_add_signed(offset)).map_or(true, |word| {
-            let own = |known: &KnownThread| known.pointer == thread.pointer && known.state == word;
-            word == 0 || threads.iter().any(own)
-        })
-    })
+/// The block that an entry of a thread's dynamic thread vector leads to, if the thread has it.
+fn block(memory: &dyn ReadMemory, thread: &KnownThread, entry: u64) -> Option<u64> {
+    let vector = memory.read_u64(thread.pointer.wrapping_add(DYNAMIC_THREAD_VECTOR)).ok()?;
+    let block = memory.read_u64(vector.wrapping_add(entry)).ok()?;
+    (block != 0 && block != u64::MAX).then_some(block)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Access, decode};
+    use std::collections::BTreeMap;
+
+    use super::{Access, KnownThread, Place, Reason, best, decode};
+    use crate::target::memory::ReadMemory;
+    use leaktrace_common::memory::Fault;
+
+    /// Two threads, at 0x10_0000 and 0x20_0000, each with a vector and the block that its third entry leads to.
+    struct Threads(BTreeMap<u64, u64>);
+
+    const THREADS: [KnownThread; 2] = [
+        KnownThread { pointer: 0x10_0000, state: 0xaaa0 },
+        KnownThread { pointer: 0x20_0000, state: 0xbbb0 },
+    ];
+
+    /// Offset of the variable in a block.
+    const INSIDE: u64 = 0x18;
+
+    /// Address of the pair that names module 3 and that offset.
+    const PAIR: u64 = 0x5000;
+
+    impl Threads {
+        fn new(blocks: [u64; 2]) -> Self {
+            let mut words = BTreeMap::from([(PAIR, 3), (PAIR + 8, INSIDE)]);
+            for (thread, block) in THREADS.iter().zip(blocks) {
+                let vector = thread.pointer + 0x8000;
+                words.insert(thread.pointer + 8, vector);
+                words.insert(thread.pointer + 24, 1);
+                words.insert(vector + 3 * 16, block);
+                words.insert(block + INSIDE, thread.state);
+            }
+            Self(words)
+        }
+
+        fn place(&self) -> Result<Place, Reason> {
+            best(self, &THREADS, &Access::Pair(PAIR, 0).places(self, &THREADS))
+        }
+    }
+
+    impl ReadMemory for Threads {
+        fn read_bytes(&self, address: u64, bytes: &mut [u8]) -> Result<(), Fault> {
+            let word = self.0.get(&address).ok_or(Fault)?;
+            bytes.copy_from_slice(&word.to_le_bytes()[..bytes.len()]);
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn blocks_from_the_start_of_the_program_are_at_a_constant_distance() {
+        let threads = Threads::new(THREADS.map(|thread| thread.pointer - 0x40));
+        assert_eq!(threads.place(), Ok(Place::Offset(-0x28)));
+    }
+
+    #[test]
+    fn blocks_of_a_library_loaded_later_are_found_by_the_vector() {
+        let vector = Place::Vector { entry: 3 * 16, inside: INSIDE };
+        assert_eq!(Threads::new([0x70_0000, 0x60_0000]).place(), Ok(vector));
+        // Far off at the same distance is what a program with one thread has.
+        let same = THREADS.map(|thread| thread.pointer + 0x70_0000);
+        assert_eq!(Threads::new(same).place(), Ok(vector));
+        // Where none runs Python, the C library tells.
+        let mut idle = Threads::new([0x70_0000, 0x60_0000]);
+        idle.0.extend([(0x70_0000 + INSIDE, 0), (0x60_0000 + INSIDE, 0)]);
+        assert_eq!(idle.place(), Ok(vector));
+        idle.0.insert(THREADS[0].pointer + 24, THREADS[1].pointer << 20);
+        assert_eq!(idle.place(), Ok(Place::Vector { entry: 3 * 8, inside: INSIDE }));
+        let mut one_without = Threads::new([0x70_0000, 0x60_0000]);
+        one_without.0.insert(THREADS[0].pointer + 0x8000 + 3 * 16, u64::MAX);
+        assert_eq!(one_without.place(), Ok(vector));
+    }
+
+    #[test]
+    fn a_place_that_holds_another_threads_state_is_none() {
+        let mut threads = Threads::new([0x70_0000, 0x60_0000]);
+        threads.0.insert(0x70_0000 + INSIDE, THREADS[1].state);
+        assert_eq!(threads.place(), Err(Reason::NotVerified));
+        threads.0.remove(&PAIR);
+        assert_eq!(threads.place(), Err(Reason::Unreadable));
+    }
 
     #[test]
     fn local_exec_has_the_offset_in_the_code() {

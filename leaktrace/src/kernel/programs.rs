@@ -324,8 +324,9 @@ mod tests {
 
     use super::*;
 
-    /// The shapes of CPython 3.8, 3.12 and 3.13: every branch of the programs is live in one of them.
-    fn configurations() -> [Config; 3] {
+    /// The shapes of CPython 3.8, 3.12 and 3.13, and of a 3.13 that was loaded by `dlopen`: every branch of the programs is
+    /// live in one of them.
+    fn configurations() -> [Config; 4] {
         let pymalloc = PymallocLayout {
             usedpools: 0x1000,
             interpreter: 0x2000,
@@ -380,7 +381,10 @@ mod tests {
             ..old
         };
         let pointer = PymallocLayout { feature_flags: 0, ..pymalloc };
-        [old, new, Config { pymalloc: pointer, ..new }]
+        let newest = Config { pymalloc: pointer, ..new };
+        let source = leaktrace_common::layout::THREAD_VECTOR;
+        let loaded = Config { thread: ThreadLayout { source, ..newest.thread }, ..newest };
+        [old, new, newest, loaded]
     }
 
     #[test]

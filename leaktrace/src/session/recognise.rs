@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use leaktrace_common::config::Config;
 use leaktrace_common::layout::{
-    PymallocLayout, THREAD_NONE, THREAD_POINTER, THREAD_TLS, ThreadLayout,
+    PymallocLayout, THREAD_NONE, THREAD_POINTER, THREAD_TLS, THREAD_VECTOR, ThreadLayout,
 };
 
 use super::{SessionError, children, guess};
@@ -15,6 +15,7 @@ use crate::cpython::layout::Layout;
 use crate::cpython::root::Root;
 use crate::cpython::runtime::Runtime;
 use crate::cpython::tables::{self, AllocatorTables};
+use crate::cpython::thread_source::Place;
 use crate::cpython::version::{self, Version};
 use crate::cpython::{description, obmalloc, thread_source, usedpools};
 use crate::kernel::features::Kernel;
@@ -193,9 +194,12 @@ fn thread_layout(
     if let Some(location) = root.current(layout) {
         return ThreadLayout { source: THREAD_POINTER, location, ..known };
     }
-    match thread_source::tls_offset(module, memory, &interpreters.threads) {
-        Ok(offset) => {
+    match thread_source::place(module, memory, &interpreters.threads) {
+        Ok(Place::Offset(offset)) => {
             ThreadLayout { source: THREAD_TLS, location: offset.cast_unsigned(), ..known }
+        }
+        Ok(Place::Vector { entry, inside }) => {
+            ThreadLayout { source: THREAD_VECTOR, location: inside, vector_entry: entry, ..known }
         }
         Err(reason) => {
             warnings.push(format!("no Python stacks: {reason}"));

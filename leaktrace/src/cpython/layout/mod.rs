@@ -153,13 +153,14 @@ impl Layout {
         })
     }
 
-    /// What the kernel side needs to go from a thread state to its frame; `source` and `location` are left 0.
+    /// What the kernel side needs to go from a thread state to its frame; where that is found is left out.
     #[must_use]
     pub fn thread_layout(&self) -> ThreadLayout {
         let thread = &self.thread;
         ThreadLayout {
             source: 0,
             location: 0,
+            vector_entry: 0,
             interp: thread.interp,
             thread_id: thread.thread_id,
             frame: thread.frame,
