@@ -1,16 +1,12 @@
 //! `--follow`: a process and all its descendants, one report on each and one on all together.
 
 use std::fs;
-use std::io::{Read as _, Write as _};
-use std::net::{TcpListener, TcpStream};
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use leaktrace_tests::{
-    Found, PATIENCE, Python, Report, Site, Slots, Target, Tracer, can_trace, debian_python, doctor,
-    leaking_line, pythons, services_python, workload,
+    Found, PATIENCE, Python, Report, Server, Site, Slots, Target, Tracer, can_trace, debian_python,
+    doctor, leaking_line, pythons, services_python, workload,
 };
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
@@ -240,81 +236,16 @@ fn a_family_is_followed_from_within_its_own_pid_namespace() {
     assert_eq!(target.ask("reap")["reaped"], 2);
 }
 
-/// A gunicorn with four workers, on a free port of the loopback interface.
-struct Server {
-    child: Child,
-    port: u16,
-}
-
-impl Server {
-    /// Starts it; `None` where it is not installed.
-    fn start() -> Option<Self> {
-        let python = services_python()?;
-        let listener = TcpListener::bind("127.0.0.1:0").expect("there is a free port");
-        let port = listener.local_addr().expect("it is bound").port();
-        drop(listener);
-        let child = python
-            .command()
-            .args([
-                "-m",
-                "gunicorn",
-                "--workers",
-                &WORKERS.to_string(),
-                "--log-level",
-                "warning",
-                "--bind",
-            ])
-            .args([&format!("127.0.0.1:{port}"), "wsgi_app:application"])
-            .current_dir(workload("wsgi_app.py").parent().expect("it lies in a folder"))
-            .env("PYTHONDONTWRITEBYTECODE", "1")
-            .stdin(Stdio::null())
-            .spawn()
-            .expect("gunicorn starts");
-        let server = Self { child, port };
-        let deadline = Instant::now() + PATIENCE;
-        while server.workers().len() < WORKERS || server.request().is_none() {
-            assert!(Instant::now() < deadline, "gunicorn does not answer");
-            std::thread::sleep(Duration::from_millis(50));
-        }
-        Some(server)
-    }
-
-    /// One request; the pid of the worker that answered.
-    fn request(&self) -> Option<u32> {
-        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).ok()?;
-        stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
-        stream.write_all(b"GET /path HTTP/1.0\r\n\r\n").ok()?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).ok()?;
-        answer.lines().last()?.parse().ok()
-    }
-
-    fn workers(&self) -> Vec<u32> {
-        let pid = self.child.id();
-        let children =
-            fs::read_to_string(PathBuf::from(format!("/proc/{pid}/task/{pid}/children")));
-        let children = children.expect("it lives");
-        children.split_whitespace().filter_map(|pid| pid.parse().ok()).collect()
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        // It ends its workers, which a signal that cannot be caught would not.
-        if let Some(pid) = Pid::from_raw(self.child.id().cast_signed()) {
-            let _ = kill_process(pid, Signal::TERM);
-        }
-        let _ = self.child.wait();
-    }
-}
-
-/// Says that it is done when it is dropped, by a panic as well.
-struct Done<'a>(&'a AtomicBool);
-
-impl Drop for Done<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
+/// A gunicorn; `None` where it is not installed.
+fn gunicorn() -> Option<Server> {
+    let python = services_python()?;
+    let workers = WORKERS.to_string();
+    Some(Server::start(WORKERS, |address| {
+        let mut command = python.command();
+        command.args(["-m", "gunicorn", "--workers", &workers, "--log-level", "warning"]);
+        command.args(["--bind", address, "wsgi_app:application"]);
+        command
+    }))
 }
 
 #[test]
@@ -322,24 +253,13 @@ fn the_leaking_line_is_named_for_every_worker_of_a_prefork_server_and_for_a_resp
     if !can_trace() {
         return;
     }
-    let Some(server) = Server::start() else { return };
+    let Some(server) = gunicorn() else { return };
     let line = leaking_line("wsgi_app.py");
     let before = server.workers();
     assert_eq!(before.len(), WORKERS);
-    let done = AtomicBool::new(false);
-    let (followed, killed) = std::thread::scope(|scope| {
-        let _done = Done(&done);
-        // Bounded: as many requests at a time as there are workers, so that none of them is left out, and not longer than
-        // the trace.
-        for _ in 0..WORKERS {
-            scope.spawn(|| {
-                while !done.load(Ordering::Relaxed) {
-                    let _ = server.request();
-                    std::thread::sleep(Duration::from_millis(3));
-                }
-            });
-        }
-        let mut tracer = Tracer::start(server.child.id(), &["--follow"]);
+    // As many requests at a time as there are workers, so that none of them is left out.
+    let (followed, killed) = server.under_load(WORKERS, || {
+        let mut tracer = Tracer::start(server.pid(), &["--follow"]);
         tracer.wait_until_tracing_all(5);
         std::thread::sleep(Duration::from_secs(15));
         let killed = before[0];

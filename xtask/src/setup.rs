@@ -60,6 +60,18 @@ const JEMALLOC: Need = Need {
     packages: &["libjemalloc2"],
 };
 
+const GDB: Need = Need {
+    what: "the debugger by which memray gets into a process",
+    is_there: || shell::find_program("gdb").is_some(),
+    packages: &["gdb"],
+};
+
+const UWSGI: Need = Need {
+    what: "a server that loads CPython as a plug-in, and the library of the system's CPython",
+    is_there: || std::path::Path::new("/usr/lib/uwsgi/plugins/python3_plugin.so").is_file(),
+    packages: &["uwsgi-core", "uwsgi-plugin-python3"],
+};
+
 const BPF_COMPILER: Need = Need {
     what: "a Rust compiler that builds for BPF",
     is_there: Toolchain::has_compiler,
@@ -97,7 +109,7 @@ pub(crate) fn for_demo() -> Result<()> {
 /// # Errors
 /// Where something is missing and cannot be installed.
 pub(crate) fn for_test() -> Result<()> {
-    install(&[PYTHON, VENV, HEADERS, C_COMPILER, JEMALLOC, BPF_COMPILER, LLVM])?;
+    install(&[PYTHON, VENV, HEADERS, C_COMPILER, JEMALLOC, GDB, UWSGI, BPF_COMPILER, LLVM])?;
     install_components()?;
     install_linker()?;
     services::install()?;
