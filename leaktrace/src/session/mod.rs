@@ -157,8 +157,7 @@ impl Session {
         let mut aggregator = aggregator(&options, &attached);
         let heap = HeapCheck::start(&target, &mut aggregator);
         let children = Children::watch(&mut programs, config.forks, &options, &mut warnings);
-        let opening_ns = now_ns();
-        open(&attached, &mut warnings)?;
+        let opening_ns = open(&attached, &mut warnings)?;
         let opened_ns = now_ns();
         aggregator.begin(opened_ns);
         Ok(Self {
@@ -462,7 +461,9 @@ fn return_probes(
     Ok(false)
 }
 
-fn open(attached: &Attached, warnings: &mut Vec<String>) -> Result<(), SessionError> {
+/// Opens the gate; returns when that began.
+fn open(attached: &Attached, warnings: &mut Vec<String>) -> Result<u64, SessionError> {
+    let opening_ns = now_ns();
     let outcomes = attached.gate.open().map_err(SessionError::Gate)?;
     let foreign = outcomes.iter().filter(|&&outcome| outcome == Outcome::Foreign).count();
     if foreign > 0 {
@@ -471,5 +472,5 @@ fn open(attached: &Attached, warnings: &mut Vec<String>) -> Result<(), SessionEr
             outcomes.len()
         ));
     }
-    Ok(())
+    Ok(opening_ns)
 }
