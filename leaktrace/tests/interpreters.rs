@@ -5,7 +5,7 @@ mod support;
 use std::process::Command;
 
 use leaktrace::cpython::tables::{self, AllocatorTables, Check, Slot, Table};
-use leaktrace::cpython::thread_source::{self, KnownThread};
+use leaktrace::cpython::thread_source::{self, KnownThread, Place};
 use leaktrace::cpython::usedpools;
 use leaktrace::cpython::version::{self, OLDEST_MINOR, VersionError};
 use leaktrace::gate::point::{self, Held, Kind};
@@ -245,8 +245,11 @@ fn the_thread_state_is_found_from_the_thread_pointer() {
             .iter()
             .map(|&[pointer, state]| KnownThread { pointer, state })
             .collect();
-        let offset = thread_source::tls_offset(&python.module, &python.memory, &threads)
+        let place = thread_source::place(&python.module, &python.memory, &threads)
             .unwrap_or_else(|reason| panic!("{}: {reason}", python.name));
+        let Place::Offset(offset) = place else {
+            panic!("{}: {place:?}, though nothing was loaded by `dlopen`", python.name);
+        };
         let own = |thread: &KnownThread| {
             let word = python.memory.read_u64(thread.pointer.wrapping_add_signed(offset));
             assert!(word == Ok(0) || word == Ok(thread.state), "{}", python.name);
@@ -265,7 +268,7 @@ fn the_thread_state_is_found_from_the_thread_pointer() {
         say(&format!("{}: at {offset}, seen {seen:?}", python.name));
         assert!(seen.iter().skip(1).all(|&seen| seen));
         let wrong = [KnownThread { state: 1, ..threads[1] }; 64];
-        let _race = thread_source::tls_offset(&python.module, &python.memory, &wrong);
+        let _race = thread_source::place(&python.module, &python.memory, &wrong);
     });
 }
 
