@@ -8,9 +8,11 @@ pub mod features;
 mod forks;
 pub mod lock;
 pub mod programs;
+mod ring;
 
 pub use btf::PidOffsets;
 pub use programs::{Probe, Programs};
+pub use ring::{Drained, Mark};
 
 /// Why the kernel side cannot do its part.
 #[derive(Debug, thiserror::Error)]

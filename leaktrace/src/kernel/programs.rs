@@ -12,6 +12,7 @@ use leaktrace_common::config::{Config, switch};
 use leaktrace_common::counter::{Counter, SLOTS};
 use leaktrace_common::limits::RING_BYTES;
 
+use super::ring::{Drained, EventRing, Mark};
 use super::{KernelError, forks};
 
 /// The object that is built from `leaktrace-ebpf` and checked in.
@@ -87,7 +88,7 @@ impl Probe {
 /// The loaded programs. Dropping them detaches every probe.
 pub struct Programs {
     pub(super) ebpf: Ebpf,
-    events: RingBuf<MapData>,
+    events: EventRing,
     pub(super) forks: RingBuf<MapData>,
     links: BTreeMap<Probe, Vec<UProbeLinkId>>,
     log: Option<EbpfLogger<&'static dyn log::Log>>,
@@ -114,6 +115,7 @@ impl Programs {
         }
         let events = ebpf.take_map("EVENTS").ok_or_else(|| map_failed("EVENTS", "missing"))?;
         let events = RingBuf::try_from(events).map_err(|error| map_failed("EVENTS", error))?;
+        let events = EventRing::new(events).map_err(|error| map_failed("EVENTS", error))?;
         let forks = forks::take_ring(&mut ebpf)?;
         let log = if log {
             Some(EbpfLogger::init(&mut ebpf).map_err(|error| load_failed(&error))?)
@@ -168,15 +170,19 @@ impl Programs {
     }
 
     /// Hands up to `most` records to `take`, oldest first; returns how many there were.
-    pub fn drain(&mut self, most: usize, mut take: impl FnMut(&[u8])) -> usize {
-        let mut drained = 0;
-        while drained < most
-            && let Some(record) = self.events.next()
-        {
-            take(&record);
-            drained += 1;
-        }
-        drained
+    pub fn drain(&mut self, most: usize, take: impl FnMut(&[u8])) -> usize {
+        self.drain_until(self.written(), most, take).records
+    }
+
+    /// As [`Self::drain`], but none that was begun after `mark`.
+    pub fn drain_until(&mut self, mark: Mark, most: usize, take: impl FnMut(&[u8])) -> Drained {
+        self.events.drain_until(mark, most, take)
+    }
+
+    /// The end of the records that were begun until now.
+    #[must_use]
+    pub fn written(&self) -> Mark {
+        self.events.written()
     }
 
     /// Hands on what the programs have logged.
@@ -212,21 +218,28 @@ impl Programs {
     /// # Errors
     /// The map cannot be read.
     pub fn counters(&self) -> Result<BTreeMap<Counter, u64>, KernelError> {
-        let map = self.ebpf.map("COUNTERS").ok_or_else(|| map_failed("COUNTERS", "missing"))?;
-        let counters =
-            PerCpuArray::<_, u64>::try_from(map).map_err(|error| map_failed("COUNTERS", error))?;
+        let counters = self.counter_map()?;
         let mut counts = BTreeMap::new();
         for &counter in Counter::ALL {
-            debug_assert!((counter as u32) < SLOTS);
-            let values = counters
-                .get(&(counter as u32), 0)
-                .map_err(|error| map_failed("COUNTERS", error))?;
-            let sum = values.iter().sum();
+            let sum = sum(&counters, counter)?;
             if sum != 0 {
                 counts.insert(counter, sum);
             }
         }
         Ok(counts)
+    }
+
+    /// One of them.
+    ///
+    /// # Errors
+    /// The map cannot be read.
+    pub fn counter(&self, counter: Counter) -> Result<u64, KernelError> {
+        sum(&self.counter_map()?, counter)
+    }
+
+    fn counter_map(&self) -> Result<PerCpuArray<&MapData, u64>, KernelError> {
+        let map = self.ebpf.map("COUNTERS").ok_or_else(|| map_failed("COUNTERS", "missing"))?;
+        PerCpuArray::try_from(map).map_err(|error| map_failed("COUNTERS", error))
     }
 
     /// Nanoseconds that one run of `probe` took on average, as the kernel measured it; `None` before its first
@@ -253,6 +266,13 @@ impl Programs {
         let program: &UProbe = self.ebpf.program(probe.name())?.try_into().ok()?;
         program.info().ok()?.verified_instruction_count()
     }
+}
+
+fn sum(counters: &PerCpuArray<&MapData, u64>, counter: Counter) -> Result<u64, KernelError> {
+    debug_assert!((counter as u32) < SLOTS);
+    let values =
+        counters.get(&(counter as u32), 0).map_err(|error| map_failed("COUNTERS", error))?;
+    Ok(values.iter().sum())
 }
 
 /// The maps of the object alone, as small as they can be.

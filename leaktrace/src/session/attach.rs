@@ -10,7 +10,7 @@ use leaktrace_common::event::{Event, kind};
 use super::SessionError;
 use super::plan::Place;
 use super::recognise::Target;
-use crate::cpython::tables::{AllocatorTables, Slot as Function};
+use crate::cpython::tables::{AllocatorTables, Slot as Function, Table};
 use crate::gate::point::{self, GatePoint, Kind};
 use crate::gate::{Gate, Slot};
 use crate::kernel::{KernelError, Probe, Programs};
@@ -192,6 +192,19 @@ impl Attached {
     /// Whether frees of the raw domain are seen.
     pub(super) fn raw_free_seen(&self) -> bool {
         self.seen.iter().any(|(place, point)| place.probe == Probe::RawFree && point.is_some())
+    }
+
+    /// Whether all frees by `table` are seen: see [`Self::coverage_pct`].
+    pub(super) fn sees_frees_of(&self, table: &Table, inlined: bool) -> bool {
+        let is_its = |place: &Place| {
+            place.function == Function::Free && place.tables.contains(&table.address)
+        };
+        let is_seen = |place: &Place, point: GatePoint| {
+            !(inlined && place.plain && point.kind == Kind::Entry)
+        };
+        self.seen
+            .iter()
+            .any(|(place, point)| is_its(place) && point.is_some_and(|point| is_seen(place, point)))
     }
 
     /// Whether a closed gate keeps the calls behind `event` from the probes.

@@ -5,11 +5,15 @@ mod attach;
 mod children;
 mod claim;
 mod cost;
+mod drain;
 mod end;
 mod error;
 mod guess;
 mod heap;
+mod held;
 mod hooks;
+mod intake;
+mod listed;
 mod outcome;
 mod plan;
 mod prediction;
@@ -22,7 +26,6 @@ use std::ops::Range;
 use std::time::{Duration, Instant, SystemTime};
 
 use leaktrace_common::counter::Counter;
-use leaktrace_common::event::Event;
 use leaktrace_common::limits::RING_BYTES;
 use rustix::time::ClockId;
 
@@ -39,7 +42,7 @@ pub use claim::{Family, heal, heal_descendants};
 pub use error::SessionError;
 pub use outcome::{About, ChildCounts, Progress, Traced};
 pub use recognise::Target;
-pub use symbolize::{Freed, Symbolizer};
+pub use symbolize::{Symbolizer, Walked};
 
 use attach::Attached;
 use children::Children;
@@ -48,13 +51,11 @@ use cost::CostMeter;
 use end::Watch;
 use heap::HeapCheck;
 use hooks::{HookWatch, UnwantedHits};
+use intake::Intake;
 use prediction::Verification;
 
-/// Records that are taken from the ring buffer before anything else is looked at.
-const BATCH: usize = 100_000;
-
-/// How long records are still waited for once the gate is closed.
-const LAST_RECORDS: Duration = Duration::from_secs(2);
+/// What a session says that found a gate open.
+const WAS_OPEN: &str = "a gate that a killed leaktrace had left open was closed";
 
 /// How long a thread of the target may take from the NOP of a gate that was just closed to its record.
 const STRAGGLERS: Duration = Duration::from_millis(2);
@@ -100,7 +101,7 @@ pub struct Session {
     target: Target,
     aggregator: Aggregator,
     heap: HeapCheck,
-    symbolizer: Symbolizer,
+    intake: Intake,
     verification: Verification,
     cost: CostMeter,
     watch: Watch,
@@ -134,9 +135,8 @@ impl Session {
         let mut target = Target::recognise(pid).await?;
         let lock = claim.into_lock()?;
         let mut warnings = std::mem::take(&mut target.warnings);
-        if repair.closed + repair.closed_behind_hooks > 0 {
-            warnings.push("a gate that a killed leaktrace had left open was closed".to_owned());
-        }
+        let was_open = repair.closed + repair.closed_behind_hooks > 0;
+        warnings.extend(was_open.then(|| WAS_OPEN.to_owned()));
         let return_probes = return_probes(&kernel, &target, &mut warnings)?;
         let places = plan::places(&target, gates(&target, &options));
         let raw_malloc_unseen = plan::lacks_raw_malloc(&places);
@@ -161,7 +161,7 @@ impl Session {
         let opened_ns = now_ns();
         aggregator.begin(opened_ns);
         Ok(Self {
-            symbolizer: Symbolizer::new(CodeCache::new(target.layout.clone(), code_type(&target))),
+            intake: intake(&target, &attached),
             about: About::of(&target.process),
             limit_bytes: target.process.memory_limit().ok().flatten(),
             rss_start: target.process.rss().ok(),
@@ -221,55 +221,6 @@ impl Session {
         children.into_iter().filter(|&pid| !children::may_share(pid, &self.attached.gate)).collect()
     }
 
-    /// Takes the records that are there. Returns how many, at most `BATCH`: then there are more.
-    pub fn drain(&mut self) -> usize {
-        self.children.look(&mut self.programs, &self.attached.gate);
-        // A target without memory has ended, or has become another program whose records are none of ours: which of
-        // the two, the next looks tell. The ring buffer keeps what there is meanwhile.
-        if self.window.end == u64::MAX && !self.watch.can_read(&self.target) {
-            return 0;
-        }
-        let Self {
-            attached,
-            programs,
-            aggregator,
-            symbolizer,
-            target,
-            malformed,
-            window,
-            unwanted,
-            ..
-        } = self;
-        let mut stale = Vec::new();
-        let drained = programs.drain(BATCH, |record| match Event::parse(record) {
-            Ok(Event::Stack { id, end, frames }) => {
-                let stack = symbolizer.stack(target.memory.as_ref(), id, end, frames);
-                aggregator.define_stack(id, stack);
-            }
-            Ok(event) => {
-                if let Event::Free(free) = event
-                    && let Some(freed) = symbolizer.freed(free.block)
-                {
-                    for &id in &freed.ids {
-                        if let Some(masked) = aggregator.stack(id).and_then(|s| freed.masked(s)) {
-                            aggregator.define_stack(id, masked);
-                        }
-                    }
-                    stale.extend(freed.ids);
-                }
-                if window.contains(&at_ns(&event)) {
-                    aggregator.apply(&event);
-                } else if attached.closes(&event) {
-                    unwanted.count(at_ns(&event), window);
-                }
-            }
-            Err(_) => *malformed += 1,
-        });
-        programs.forget_stacks(stale);
-        programs.flush_log();
-        drained
-    }
-
     /// Whatever is due now and then, ten times a second: the end of the target, losses, predictions, the series.
     ///
     /// # Errors
@@ -295,7 +246,9 @@ impl Session {
         let duration = self.started.elapsed();
         let is_there = !matches!(end, End::TargetExited | End::TargetExec);
         let census = is_there.then(|| self.heap.count_again(&self.target));
-        if end != End::TargetExec {
+        if end == End::TargetExec {
+            self.give_up();
+        } else {
             self.drain_rest();
             self.see_to_unwanted_hits();
         }
@@ -323,7 +276,7 @@ impl Session {
             &self.target,
             &self.verification,
             &counters,
-            self.symbolizer.whole_pct(),
+            self.intake.symbolizer.whole_pct(),
             heap.census,
             &mut self.warnings,
         ));
@@ -338,7 +291,7 @@ impl Session {
             overhead_pct,
             snapshot,
             counters,
-            unresolved: self.symbolizer.unresolved().clone(),
+            unresolved: self.intake.symbolizer.unresolved().clone(),
             about: self.about,
             limit_bytes: self.limit_bytes,
             rss_start: self.rss_start,
@@ -356,6 +309,8 @@ impl Session {
         if std::mem::replace(&mut self.closed, true) {
             return;
         }
+        // Once frees are not seen any more, the names of new stacks cannot be trusted.
+        self.drain();
         self.window.end = now_ns();
         let outcomes = self.attached.gate.close();
         // Those that were made before now have a copy of the open gate.
@@ -395,11 +350,6 @@ impl Session {
         let still = self.unwanted.many_late(SECOND_LOOK);
         self.warnings.extend(still.map(UnwantedHits::late_words));
     }
-
-    fn drain_rest(&mut self) {
-        let deadline = Instant::now() + LAST_RECORDS;
-        while self.drain() > 0 && Instant::now() < deadline {}
-    }
 }
 
 fn gates(target: &Target, options: &Options) -> plan::Gates {
@@ -418,14 +368,10 @@ fn aggregator(options: &Options, attached: &Attached) -> Aggregator {
     })
 }
 
-/// When a record was made.
-fn at_ns(event: &Event<'_>) -> u64 {
-    match event {
-        Event::Alloc(alloc) => alloc.head.at_ns,
-        Event::Free(free) => free.head.at_ns,
-        Event::Realloc(realloc) => realloc.head.at_ns,
-        Event::Stack { .. } => 0,
-    }
+fn intake(target: &Target, attached: &Attached) -> Intake {
+    let frees_seen = attached.sees_frees_of(&target.tables.obj, target.tables.inlined);
+    let codes = CodeCache::new(target.layout.clone(), code_type(target), frees_seen);
+    Intake::new(Symbolizer::new(codes))
 }
 
 /// `CLOCK_MONOTONIC`, which the records carry too.

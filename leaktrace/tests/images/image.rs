@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use leaktrace::cpython::code::CodeCache;
 use leaktrace::cpython::layout::Layout;
-use leaktrace::session::Symbolizer;
+use leaktrace::session::{Symbolizer, Walked as Record};
 use leaktrace::stack::Stack;
 use leaktrace::target::memory::ReadMemory;
 use leaktrace_common::event::Frame;
@@ -134,9 +134,12 @@ pub(crate) fn named<M: ReadMemory>(
     frames: &[Frame],
     walked: Walked,
 ) -> (Stack, Option<f64>) {
-    let mut symbolizer = Symbolizer::new(CodeCache::new(layout.clone(), None));
+    let mut symbolizer = Symbolizer::new(CodeCache::new(layout.clone(), None, true));
     let record: Vec<u8> = frames.iter().flat_map(bytes).collect();
-    let stack = symbolizer.stack(memory, 1, walked.end, &record);
+    let walked = Record { id: 1, end: walked.end, frames: &record, at_ns: 1, frees_seen: true };
+    symbolizer.read(memory, walked);
+    symbolizer.prove(true, 2);
+    let (_, stack) = symbolizer.next_stack().expect("one was read");
     (stack, symbolizer.whole_pct())
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::copies::offset_in_code;
-use super::{Code, Header, Reason, check_type};
+use super::{Code, Header, Reason, check_type, read};
 use crate::cpython::layout::Layout;
 use crate::stack::Frame;
 use crate::target::memory::ReadMemory;
@@ -45,16 +45,30 @@ pub struct CacheStats {
 struct Entry {
     header: Header,
     code: Code,
+    proof: Proof,
+}
+
+/// Whether what was read is what ran when a stack was walked, before it was read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Proof {
+    /// It is, and will be until its block is freed.
+    Proven,
+    /// It has been so since then; whether it was before, is not known.
+    Since(u64),
+    /// Nobody knows yet.
+    Open,
 }
 
 /// Remembers code objects by address, and shares equal names.
 ///
-/// Each [`Self::resolve`] compares a few words with the target, so that a new code object at the address of an old
-/// one is noticed. When a bound is reached, everything is dropped and read anew where it is needed.
+/// What is read at an address is not known to be what was there when a stack was walked: [`Self::look`] says whether
+/// it is, and whoever sees the frees tells with [`Self::prove`] or [`Self::doubt`] what has come of it. When a bound is
+/// reached, everything is dropped and read anew where it is needed.
 #[derive(Debug)]
 pub struct CodeCache {
     layout: Layout,
     code_type: Option<u64>,
+    frees_seen: bool,
     codes: FxHashMap<u64, Entry>,
     bytes: usize,
     strings: FxHashSet<Arc<str>>,
@@ -63,11 +77,15 @@ pub struct CodeCache {
 
 impl CodeCache {
     /// An empty cache for a target. `code_type` is the address of `PyCode_Type`, where it is known.
+    ///
+    /// Without `frees_seen`, nothing can be proven: a new code object at the address of an old one is then told by a few
+    /// words that are compared each time, and what is read is taken for what ran.
     #[must_use]
-    pub fn new(layout: Layout, code_type: Option<u64>) -> Self {
+    pub fn new(layout: Layout, code_type: Option<u64>, frees_seen: bool) -> Self {
         Self {
             layout,
             code_type,
+            frees_seen,
             codes: FxHashMap::default(),
             bytes: 0,
             strings: FxHashSet::default(),
@@ -75,29 +93,96 @@ impl CodeCache {
         }
     }
 
-    /// Function, file and line of the code object at `address` where it runs the instruction at byte `offset`, in a
-    /// frame with this `owner` (0 up to 3.10).
-    pub fn resolve(
+    /// Sees to it that the code object at `address` is remembered, which ran at the time of `ran_ns`. Returns whether it
+    /// is known to be the one that ran then.
+    ///
+    /// # Errors
+    /// [`Reason`] says why it cannot be read.
+    pub fn look(
         &mut self,
+        memory: &impl ReadMemory,
+        address: u64,
+        ran_ns: u64,
+    ) -> Result<bool, Reason> {
+        let known = self.codes.get(&address).map(|entry| (entry.proof, entry.header));
+        if let Some((Proof::Proven, header)) = known
+            && (self.frees_seen || Header::read(memory, &self.layout, address) == Ok(header))
+        {
+            return Ok(true);
+        }
+        let before = self.codes.remove(&address);
+        self.bytes -= before.as_ref().map_or(0, |entry| entry.code.bytes());
+        let mut entry = self.read(memory, address)?;
+        let same = before.as_ref().is_some_and(|before| before.code == entry.code);
+        self.stats.replaced += u64::from(before.is_some() && !same);
+        // The same before it ran and now: so it was in between.
+        let since = before.filter(|_| same).map(|before| before.proof);
+        let held = matches!(since, Some(Proof::Since(since)) if since < ran_ns);
+        if held || !self.frees_seen {
+            entry.proof = Proof::Proven;
+        }
+        let proven = entry.proof == Proof::Proven;
+        self.insert(address, entry);
+        Ok(proven)
+    }
+
+    /// Function, file and line of the code object at `address`, as it is remembered, where it runs the instruction at
+    /// byte `offset`, in a frame with this `owner` (0 up to 3.10).
+    pub fn frame(
+        &self,
         memory: &impl ReadMemory,
         address: u64,
         offset: i32,
         owner: u32,
     ) -> Resolved {
-        let generator = self.layout.frame.generator_owner == Some(u64::from(owner));
-        let offset = match offset_in_code(memory, &self.layout, address, offset) {
-            Ok(offset) => offset,
-            Err(reason) => return Resolved::Unknown(reason),
+        let Some(Entry { code, .. }) = self.codes.get(&address) else {
+            return Resolved::Unknown(Reason::Unreadable);
         };
-        match self.code(memory, address) {
+        let generator = self.layout.frame.generator_owner == Some(u64::from(owner));
+        match offset_in_code(memory, &self.layout, address, offset) {
             Err(reason) => Resolved::Unknown(reason),
-            Ok(code) if !generator && code.is_incomplete_at(offset) => Resolved::Incomplete,
-            Ok(code) => Resolved::Frame(Frame {
+            Ok(offset) if !generator && code.is_incomplete_at(offset) => Resolved::Incomplete,
+            Ok(offset) => Resolved::Frame(Frame {
                 function: Arc::clone(&code.function),
                 file: Arc::clone(&code.file),
                 line: code.line(offset),
             }),
         }
+    }
+
+    /// Whether [`Self::frame`] depends on what it reads, beside what is remembered.
+    #[must_use]
+    pub fn reads_for_frames(&self) -> bool {
+        self.layout.code.copies.is_some()
+    }
+
+    /// What was read at `address` is what ran: it was not freed in between.
+    pub fn prove(&mut self, address: u64) {
+        if let Some(entry) = self.codes.get_mut(&address) {
+            entry.proof = Proof::Proven;
+        }
+    }
+
+    /// What was read at `address`, if it was not proven before, may be other than what ran; it is there since `now_ns` at
+    /// the latest.
+    pub fn doubt(&mut self, address: u64, now_ns: u64) {
+        if let Some(entry) = self.codes.get_mut(&address)
+            && entry.proof != Proof::Proven
+        {
+            entry.proof = Proof::Since(now_ns);
+        }
+    }
+
+    /// Reads all anew, and drops what is not there any more though nobody was told that it was freed.
+    pub fn drop_changed(&mut self, memory: &impl ReadMemory) -> Vec<u64> {
+        let same = |(address, entry): &(&u64, &Entry)| {
+            let found = read(memory, &self.layout, **address, self.code_type);
+            found.as_ref() == Ok(&entry.code)
+        };
+        let changed = self.codes.iter().filter(|entry| !same(entry)).map(|(&address, _)| address);
+        let changed: Vec<u64> = changed.collect();
+        changed.iter().for_each(|&address| self.forget(address));
+        changed
     }
 
     /// Whether a code object at `address` is remembered: its block may be freed.
@@ -106,11 +191,11 @@ impl CodeCache {
         self.codes.contains_key(&address)
     }
 
-    /// Drops the code object at `address`, whose block was freed, and gives what was known of it.
-    pub fn forget(&mut self, address: u64) -> Option<Code> {
-        let Entry { code, .. } = self.codes.remove(&address)?;
-        self.bytes = self.bytes.saturating_sub(code.bytes());
-        Some(code)
+    /// Drops the code object at `address`, whose block was freed.
+    pub fn forget(&mut self, address: u64) {
+        if let Some(Entry { code, .. }) = self.codes.remove(&address) {
+            self.bytes -= code.bytes();
+        }
     }
 
     /// What was done so far.
@@ -119,32 +204,15 @@ impl CodeCache {
         self.stats
     }
 
-    /// The code object at `address`, as it is now.
-    fn code(&mut self, memory: &impl ReadMemory, address: u64) -> Result<&Code, Reason> {
-        let header = Header::read(memory, &self.layout, address);
-        let known = self.codes.get(&address).map(|entry| entry.header);
-        if known.is_none() || known != header.ok() {
-            self.forget(address);
-            let entry = self.read(memory, header?, address)?;
-            self.stats.replaced += u64::from(known.is_some());
-            self.insert(address, entry);
-        }
-        self.codes.get(&address).map(|entry| &entry.code).ok_or(Reason::Unreadable)
-    }
-
-    fn read(
-        &mut self,
-        memory: &impl ReadMemory,
-        header: Header,
-        address: u64,
-    ) -> Result<Entry, Reason> {
+    fn read(&mut self, memory: &impl ReadMemory, address: u64) -> Result<Entry, Reason> {
+        let header = Header::read(memory, &self.layout, address)?;
         check_type(memory, &self.layout, header.kind, self.code_type)?;
         self.code_type = Some(header.kind);
         let mut code = header.follow(memory, &self.layout, address)?;
         self.stats.reads += 1;
         code.function = self.share(code.function);
         code.file = self.share(code.file);
-        Ok(Entry { header, code })
+        Ok(Entry { header, code, proof: Proof::Open })
     }
 
     fn insert(&mut self, address: u64, entry: Entry) {

@@ -6,6 +6,8 @@
 mod cache;
 mod copies;
 #[cfg(test)]
+pub(crate) mod made;
+#[cfg(test)]
 mod tests;
 mod text;
 
@@ -45,6 +47,12 @@ pub enum Reason {
     /// What should be its line table is no bytes object.
     #[error("line table of a code object is no bytes object")]
     NotBytes,
+    /// It was freed before its names were read: other code may have been at its address by then.
+    #[error("code object freed before it could be read")]
+    Freed,
+    /// Whether it was freed before its names were read cannot be told: frees were lost, or not seen at that time.
+    #[error("code object read when frees were not seen")]
+    Unproven,
 }
 
 /// A code object as the target had it.
@@ -106,6 +114,10 @@ impl Header {
         memory.read_bytes(address, buffer).map_err(|_fault| Reason::Unreadable)?;
         let word = |offset| bytes_at(buffer, offset).map(u64::from_le_bytes);
         let half = |offset| bytes_at(buffer, offset).map(i32::from_le_bytes);
+        // Asked first as well: what freed code left there must not pass for code that is made while it is read.
+        if !layout.object.refcnt.map(word).transpose()?.is_none_or(is_reference_count) {
+            return Err(Reason::NotCode);
+        }
         Ok(Self {
             kind: word(layout.object.kind)?,
             name: word(name)?,
@@ -136,14 +148,18 @@ impl Header {
     }
 }
 
-/// Whether the object at `address` is in use. A freed one keeps its content but for the first word, where every
-/// allocator links free blocks together (pymalloc's last link is 0): that is no number of references, of which there
-/// are some, fewer than 2^32. (From 3.14 on the upper 16 bits are flags.) In free-threaded builds that cannot be told.
+/// Whether the object at `address` is in use. In free-threaded builds that cannot be told.
 fn is_alive(memory: &impl ReadMemory, layout: &Layout, address: u64) -> Result<bool, Reason> {
-    const FLAGS: u32 = 48;
     let Some(offset) = layout.object.refcnt else { return Ok(true) };
-    let references = word(memory, address, offset)? & ((1 << FLAGS) - 1);
-    Ok((1..=u64::from(u32::MAX)).contains(&references))
+    word(memory, address, offset).map(is_reference_count)
+}
+
+/// Whether that is the number of references to an object in use. A freed one keeps its content but for the first word,
+/// where every allocator links free blocks together (pymalloc's last link is 0): that is no number of references, of
+/// which there are some, fewer than 2^32. (From 3.14 on the upper 16 bits are flags.)
+fn is_reference_count(word: u64) -> bool {
+    const FLAGS: u32 = 48;
+    (1..=u64::from(u32::MAX)).contains(&(word & ((1 << FLAGS) - 1)))
 }
 
 /// The fixed number of bytes at `offset`; what lies outside of `buffer` counts as not readable.

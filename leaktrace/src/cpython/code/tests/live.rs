@@ -3,6 +3,7 @@
 use leaktrace_common::event::Frame as RawFrame;
 use leaktrace_common::unwind::{FrameSink, walk};
 
+use super::resolve;
 use crate::cpython::code::{CodeCache, Reason, Resolved, read};
 use crate::cpython::debug_offsets;
 use crate::cpython::interpreters::{self, Python, unhex};
@@ -197,10 +198,10 @@ fn stack(memory: &ProcessMemory, layout: &Layout, said: &Said) -> Vec<String> {
     let mut frames = Frames::default();
     let first = innermost(memory, layout, said);
     walk(memory, &layout.frame_layout(), first, &mut frames);
-    let mut cache = CodeCache::new(layout.clone(), None);
+    let mut cache = CodeCache::new(layout.clone(), None, false);
     let mut texts = Vec::new();
     for frame in frames.0.into_iter().filter(|frame| frame.code != 0) {
-        match cache.resolve(memory, frame.code, frame.offset, frame.owner) {
+        match resolve(&mut cache, memory, frame.code, frame.offset, frame.owner) {
             Resolved::Frame(frame) => {
                 texts.push(format!("{} {} {}", frame.line.unwrap_or(0), frame.function, frame.file))
             }

@@ -1,89 +1,10 @@
 //! Code objects, names and whole stacks in memory that is made up: what live interpreters rarely have.
 
-use std::collections::BTreeMap;
-
-use leaktrace_common::memory::Fault;
-
+use super::resolve;
+use crate::cpython::code::made::{
+    BYTES, CODE, FILE, LINES, Made, NAME, STR, TYPE, layout, made, set, string,
+};
 use crate::cpython::code::{CodeCache, Reason, Resolved, read};
-use crate::cpython::layout::Layout;
-use crate::target::memory::ReadMemory;
-
-/// Memory that a test makes up.
-#[derive(Default)]
-struct Made(BTreeMap<u64, Vec<u8>>);
-
-impl Made {
-    fn put(&mut self, address: u64, bytes: &[u8]) {
-        self.0.insert(address, bytes.to_vec());
-    }
-}
-
-impl ReadMemory for Made {
-    fn read_bytes(&self, address: u64, buffer: &mut [u8]) -> Result<(), Fault> {
-        let (start, bytes) = self.0.range(..=address).next_back().ok_or(Fault)?;
-        let skip = usize::try_from(address - start).map_err(|_too_large| Fault)?;
-        let end = skip.checked_add(buffer.len()).ok_or(Fault)?;
-        buffer.copy_from_slice(bytes.get(skip..end).ok_or(Fault)?);
-        Ok(())
-    }
-}
-
-const TYPE: u64 = 0x1000;
-const STR: u64 = 0x2000;
-const BYTES: u64 = 0x3000;
-const CODE: u64 = 0x1_0000;
-const NAME: u64 = 0x2_0000;
-const FILE: u64 = 0x3_0000;
-const LINES: u64 = 0x4_0000;
-
-fn set(bytes: &mut [u8], offset: u64, value: u64) {
-    bytes[offset as usize..][..8].copy_from_slice(&value.to_le_bytes());
-}
-
-/// A compact ASCII string.
-fn string(layout: &Layout, text: &str) -> Vec<u8> {
-    let mut bytes = vec![0; layout.text.ascii_bytes as usize];
-    set(&mut bytes, layout.object.kind, STR);
-    set(&mut bytes, layout.text.length, text.len() as u64);
-    let state =
-        1 << layout.text.kind_bit | 1 << layout.text.compact_bit | 1 << layout.text.ascii_bit;
-    set(&mut bytes, layout.text.state, state);
-    bytes.extend(text.as_bytes());
-    bytes
-}
-
-/// A code object `name` in `app.py`, with its types.
-fn made(layout: &Layout, name: &str) -> Made {
-    let mut memory = Made::default();
-    for (address, flags, type_name) in
-        [(TYPE, 0, "code\0"), (STR, 1 << 28, "str\0"), (BYTES, 1 << 27, "bytes\0")]
-    {
-        let mut bytes = vec![0; 0x200];
-        set(&mut bytes, layout.object.type_flags, flags);
-        set(&mut bytes, layout.object.type_name, address + 0x180);
-        bytes[0x180..][..type_name.len()].copy_from_slice(type_name.as_bytes());
-        memory.put(address, &bytes);
-    }
-    let mut code = vec![0; 0x200];
-    set(&mut code, layout.object.refcnt.unwrap(), 1);
-    set(&mut code, layout.code.first_line, 10);
-    set(&mut code, layout.object.kind, TYPE);
-    set(&mut code, layout.code.qualname.unwrap_or(layout.code.name), NAME);
-    set(&mut code, layout.code.filename, FILE);
-    set(&mut code, layout.code.lines, LINES);
-    layout.code.first_traceable.inspect(|&offset| set(&mut code, offset, 3));
-    memory.put(CODE, &code);
-    memory.put(NAME, &string(layout, name));
-    memory.put(FILE, &string(layout, "app.py"));
-    let mut lines = vec![0; layout.object.bytes_start as usize + 1];
-    set(&mut lines, layout.object.kind, BYTES);
-    memory.put(LINES, &lines);
-    memory
-}
-
-fn layout(minor: u8) -> Layout {
-    Layout::for_version(3, minor).unwrap()
-}
 
 fn function(resolved: &Resolved) -> &str {
     match resolved {
@@ -95,28 +16,65 @@ fn function(resolved: &Resolved) -> &str {
 #[test]
 fn a_new_code_object_at_an_old_address_is_noticed() {
     let mut memory = made(&layout(12), "old");
-    let mut cache = CodeCache::new(layout(12), None);
-    assert_eq!(function(&cache.resolve(&memory, CODE, 8, 0)), "old");
-    assert_eq!(function(&cache.resolve(&memory, CODE, 9, 0)), "old");
+    let mut cache = CodeCache::new(layout(12), None, false);
+    assert_eq!(function(&resolve(&mut cache, &memory, CODE, 8, 0)), "old");
+    assert_eq!(function(&resolve(&mut cache, &memory, CODE, 9, 0)), "old");
     assert_eq!((cache.stats().reads, cache.stats().replaced), (1, 0));
     let mut code = memory.0[&CODE].clone();
     set(&mut code, layout(12).code.qualname.unwrap(), NAME + 0x1000);
     memory.put(CODE, &code);
     memory.put(NAME + 0x1000, &string(&layout(12), "new"));
-    assert_eq!(function(&cache.resolve(&memory, CODE, 8, 0)), "new");
+    assert_eq!(function(&resolve(&mut cache, &memory, CODE, 8, 0)), "new");
     assert_eq!((cache.stats().reads, cache.stats().replaced), (2, 1));
+}
+
+/// Gives the code object another name, without moving anything.
+fn rename(memory: &mut Made, name: &str) {
+    memory.put(NAME, &string(&layout(12), name));
+}
+
+#[test]
+fn what_is_proven_is_not_read_again_until_it_is_freed() {
+    let mut memory = made(&layout(12), "old");
+    let mut cache = CodeCache::new(layout(12), None, true);
+    assert_eq!(cache.look(&memory, CODE, 5), Ok(false));
+    cache.prove(CODE);
+    rename(&mut memory, "new");
+    assert_eq!(cache.look(&memory, CODE, 5), Ok(true));
+    assert_eq!(function(&cache.frame(&memory, CODE, 8, 0)), "old");
+    cache.forget(CODE);
+    assert_eq!(cache.look(&memory, CODE, 5), Ok(false));
+    assert_eq!(function(&cache.frame(&memory, CODE, 8, 0)), "new");
+}
+
+#[test]
+fn what_is_in_doubt_is_proven_by_what_is_the_same_before_and_after() {
+    let mut memory = made(&layout(12), "old");
+    let mut cache = CodeCache::new(layout(12), None, true);
+    assert_eq!(cache.look(&memory, CODE, 5), Ok(false));
+    cache.doubt(CODE, 100);
+    assert_eq!(cache.look(&memory, CODE, 100), Ok(false), "it ran before it was first read");
+    cache.doubt(CODE, 200);
+    assert_eq!(cache.look(&memory, CODE, 201), Ok(true));
+    assert!(cache.drop_changed(&memory).is_empty());
+    rename(&mut memory, "new");
+    assert_eq!(cache.drop_changed(&memory), [CODE]);
+    assert_eq!(cache.look(&memory, CODE, 300), Ok(false));
+    cache.doubt(CODE, 400);
+    rename(&mut memory, "old");
+    assert_eq!(cache.look(&memory, CODE, 500), Ok(false), "it is not the same");
 }
 
 #[test]
 fn a_freed_code_object_is_forgotten() {
     let memory = made(&layout(12), "f");
-    let mut cache = CodeCache::new(layout(12), None);
+    let mut cache = CodeCache::new(layout(12), None, false);
     assert!(!cache.contains(CODE));
-    cache.resolve(&memory, CODE, 8, 0);
+    resolve(&mut cache, &memory, CODE, 8, 0);
     assert!(cache.contains(CODE));
     cache.forget(CODE);
     assert!(!cache.contains(CODE));
-    let gone = cache.resolve(&Made::default(), CODE, 8, 0);
+    let gone = resolve(&mut cache, &Made::default(), CODE, 8, 0);
     assert_eq!(gone, Resolved::Unknown(Reason::Unreadable));
 }
 
@@ -125,9 +83,9 @@ fn equal_names_are_shared() {
     let mut memory = made(&layout(12), "app.py");
     let code = memory.0[&CODE].clone();
     memory.put(CODE + 0x1000, &code);
-    let mut cache = CodeCache::new(layout(12), Some(TYPE));
+    let mut cache = CodeCache::new(layout(12), Some(TYPE), false);
     let frames: Vec<_> = [CODE, CODE + 0x1000]
-        .map(|address| cache.resolve(&memory, address, 8, 0))
+        .map(|address| resolve(&mut cache, &memory, address, 8, 0))
         .into_iter()
         .filter_map(|resolved| match resolved {
             Resolved::Frame(frame) => Some(frame),
@@ -141,14 +99,14 @@ fn equal_names_are_shared() {
 #[test]
 fn a_frame_that_is_being_set_up_is_no_frame_unless_it_is_a_generator() {
     let memory = made(&layout(12), "f");
-    let mut cache = CodeCache::new(layout(12), None);
-    assert_eq!(cache.resolve(&memory, CODE, 5, 0), Resolved::Incomplete);
-    assert_eq!(cache.resolve(&memory, CODE, -2, 2), Resolved::Incomplete);
-    assert_eq!(function(&cache.resolve(&memory, CODE, 5, 1)), "f");
-    assert_eq!(function(&cache.resolve(&memory, CODE, 6, 0)), "f");
+    let mut cache = CodeCache::new(layout(12), None, false);
+    assert_eq!(resolve(&mut cache, &memory, CODE, 5, 0), Resolved::Incomplete);
+    assert_eq!(resolve(&mut cache, &memory, CODE, -2, 2), Resolved::Incomplete);
+    assert_eq!(function(&resolve(&mut cache, &memory, CODE, 5, 1)), "f");
+    assert_eq!(function(&resolve(&mut cache, &memory, CODE, 6, 0)), "f");
     let memory = made(&layout(9), "f");
-    let mut cache = CodeCache::new(layout(9), None);
-    assert_eq!(function(&cache.resolve(&memory, CODE, -1, 0)), "f");
+    let mut cache = CodeCache::new(layout(9), None, false);
+    assert_eq!(function(&resolve(&mut cache, &memory, CODE, -1, 0)), "f");
 }
 
 #[test]
@@ -260,7 +218,7 @@ fn garbage_never_panics() {
             bytes[at] = next() as u8;
             memory.put(object, &bytes);
         }
-        let mut cache = CodeCache::new(layout, None);
-        let _ = cache.resolve(&memory, CODE, next() as i32, next() as u32 % 5);
+        let mut cache = CodeCache::new(layout, None, false);
+        let _ = resolve(&mut cache, &memory, CODE, next() as i32, next() as u32 % 5);
     }
 }
