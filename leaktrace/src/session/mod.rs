@@ -267,10 +267,7 @@ impl Session {
         let snapshot = self.aggregator.snapshot(self.window.end);
         self.children.close_all(&mut self.programs, &self.attached.gate, &self.target.process);
         self.warnings.extend(self.children.warnings());
-        if self.malformed > 0 {
-            let count = self.malformed;
-            self.warnings.push(format!("{count} records of the kernel side could not be read"));
-        }
+        self.warnings.extend(unreadable(self.malformed));
         let mut heap = self.heap.close_books(census, &self.aggregator, &mut self.warnings);
         heap.self_check = Some(self_check::of(
             &self.target,
@@ -350,6 +347,10 @@ impl Session {
         let still = self.unwanted.many_late(SECOND_LOOK);
         self.warnings.extend(still.map(UnwantedHits::late_words));
     }
+}
+
+fn unreadable(records: u64) -> Option<String> {
+    (records > 0).then(|| format!("{records} records of the kernel side could not be read"))
 }
 
 fn gates(target: &Target, options: &Options) -> plan::Gates {
