@@ -76,9 +76,18 @@ def dying(made):
     made(sample)
 
 
+def age(growing, staying):
+    """Calls those that have been there for half of the time, and those whose time is over, which then go."""
+    while growing and growing[0][0] < time.time():
+        made = growing.popleft()[1]
+        grown(made)
+        staying.append((time.time() + STAY / 2, made))
+    while staying and staying[0][0] < time.time():
+        dying(staying.popleft()[1])
+
+
 def work():
-    staying = collections.deque()
-    growing = collections.deque()
+    growing, staying = collections.deque(), collections.deque()
     for number in range(COUNT):
         if number % EVERY:
             gone(number)
@@ -86,14 +95,13 @@ def work():
             made = make(number, "stays")
             born(made)
             growing.append((time.time() + STAY / 2, made))
-        while growing and growing[0][0] < time.time():
-            made = growing.popleft()[1]
-            grown(made)
-            staying.append((time.time() + STAY / 2, made))
-        # In a call of its own: `made` has another by now, and nobody else has this one.
-        while staying and staying[0][0] < time.time():
-            dying(staying.popleft()[1])
-    time.sleep(STAY)
+        age(growing, staying)
+    del made
+    while growing or staying:
+        time.sleep(0.01)
+        age(growing, staying)
+    # Until the names of the last ones that are gone were looked for.
+    time.sleep(0.1)
     return {"stacks": [[frames, count] for frames, count in STACKS.items()]}
 
 
