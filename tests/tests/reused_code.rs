@@ -1,7 +1,6 @@
 //! Code objects that are made, called and dropped in a loop: none lends its name to another that lies at its address.
 //!
 //! `LEAKTRACE_STACKS` (600) says how many are made on each interpreter.
-#![expect(clippy::print_stdout, reason = "the figures are part of what the test is for")]
 
 use leaktrace_tests::{Stack, Stacks, Target, Tracer, can_trace, pythons, record};
 use serde_json::json;
