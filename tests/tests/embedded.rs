@@ -2,11 +2,11 @@
 
 use std::path::PathBuf;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use leaktrace_tests::{
-    Found, Python, Report, Target, Tracer, can_trace, doctor, leaking_line, leaktrace,
-    some_pythons, workload,
+    Found, PATIENCE, Python, Report, Slots, Target, Tracer, can_trace, doctor, leaking_line,
+    leaktrace, some_pythons, workload,
 };
 use serde_json::Value;
 use tempfile::TempDir;
@@ -152,20 +152,27 @@ fn an_interpreter_that_ends_and_begins_anew_in_its_host_is_traced_on() {
     let line = leaking_line("hosted.py");
     for python in some_pythons() {
         let mut host = Traced::start(&python, Way::Loaded("global"));
-        let before = host.kept();
-        let mut kept = -before;
-        for _ in 0..2 {
+        let (slots, mut kept) = (Slots::of(host.target.pid), 0.0);
+        let open = slots.open_in(host.target.pid);
+        for round in 0..3 {
+            if round > 0 {
+                host.target.ask("again");
+            }
+            // From 3.12 on a new interpreter resets the tables: what it does until the gate is opened again is not seen, and
+            // said not to be.
+            let deadline = Instant::now() + PATIENCE;
+            while slots.open_in(host.target.pid) < open {
+                assert!(Instant::now() < deadline, "{}: the gate stays closed", host.what);
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            kept -= host.kept();
             std::thread::sleep(Duration::from_secs(1));
             kept += host.kept();
-            host.target.ask("again");
         }
-        std::thread::sleep(Duration::from_secs(1));
-        kept += host.kept();
         let report = host.finish();
         let made = report.sum("allocations", |site| site.line() == line);
         println!("{}: {made} for {kept}; {}", python.version, report.warnings().trim_end());
-        // Two allocations for each that is kept, most of them in interpreters that were not there at first. From 3.12 on a
-        // new one resets the tables: what it does until the gate is opened again is not seen, and said not to be.
-        assert!(kept > 300.0 && made > 1.5 * kept, "{made} for {kept}");
+        // Two allocations for each that is kept, most of them in interpreters that were not there at first.
+        assert!(kept > 100.0 && made >= 2.0 * kept, "{made} for {kept}");
     }
 }
