@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 use leaktrace_common::config::TargetIdentity;
 
 use super::SessionError;
-use super::recognise::STARTING;
+use super::recognise::{STARTING, Target};
 use crate::cpython::{tables, version};
+use crate::gate::point::{Held, classify};
 use crate::gate::repair::{Repair, repair};
 use crate::kernel::KernelError;
 use crate::kernel::lock::{Holder, Lock};
@@ -22,6 +23,9 @@ const MOST_DESCENDANTS: usize = 10_000;
 
 /// How often its lock is looked for meanwhile.
 const RETRY: Duration = Duration::from_millis(50);
+
+/// How often the tables are looked at until they hold still.
+const MOST_TRIES: u32 = 10;
 
 /// A process that no other leaktrace traces while this lives.
 pub(super) struct Claim {
@@ -64,6 +68,25 @@ impl Claim {
         repair(&memory, &module, &tables).map_err(SessionError::Gate)
     }
 
+    /// Closes a gate that was left open, and recognises the process as it is then; with whether there was one. Hooks that go
+    /// in between put back the tables that they saved, open as these were: then once more.
+    ///
+    /// # Errors
+    /// As [`Self::close_left_open`] and [`Target::recognise`].
+    pub(super) async fn recognise(&self) -> Result<(Target, bool), SessionError> {
+        let mut was_open = false;
+        let mut tries = 0;
+        loop {
+            let repair = self.close_left_open()?;
+            was_open |= repair.closed + repair.closed_behind_hooks > 0;
+            let target = Target::recognise(self.process.pid()).await?;
+            tries += 1;
+            if tries == MOST_TRIES || !is_open(&target) {
+                return Ok((target, was_open));
+            }
+        }
+    }
+
     /// The lock alone.
     ///
     /// # Errors
@@ -80,6 +103,14 @@ impl Claim {
         }
         Err(ProcessError::NoSuchProcess { pid: self.process.pid() }.into())
     }
+}
+
+/// Whether one of the target's tables leads to a gate point.
+fn is_open(target: &Target) -> bool {
+    target.tables.named().iter().any(|(_, table)| {
+        let leads = |&function| matches!(classify(&target.module, function), Held::Open { .. });
+        table.functions().iter().any(leads)
+    })
 }
 
 /// Locks `pid` and closes a gate that was left open in it: what `leaktrace doctor` does. One that is just starting is

@@ -131,11 +131,9 @@ impl Session {
         // CPython from anything else.
         drop(Target::recognise(pid).await?);
         let claim = Claim::on(pid).await?;
-        let repair = claim.close_left_open()?;
-        let mut target = Target::recognise(pid).await?;
+        let (mut target, was_open) = claim.recognise().await?;
         let lock = claim.into_lock()?;
         let mut warnings = std::mem::take(&mut target.warnings);
-        let was_open = repair.closed + repair.closed_behind_hooks > 0;
         warnings.extend(was_open.then(|| WAS_OPEN.to_owned()));
         let return_probes = return_probes(&kernel, &target, &mut warnings)?;
         let places = plan::places(&target, gates(&target, &options));
