@@ -204,6 +204,26 @@ fn the_tracing_goes_on_while_one_of_the_family_lives() {
 }
 
 #[test]
+fn a_signal_at_any_moment_leaves_no_gate_open() {
+    if !can_trace() {
+        return;
+    }
+    let mut target = Target::start(&any_python(), "tree.py", &["1"]);
+    let child = pid(&target.ask("fork"), "pid");
+    let slots = Slots::of(target.pid);
+    for round in 0..12 {
+        let tracer = Tracer::spawn(target.pid, &["--follow"]);
+        std::thread::sleep(Duration::from_millis(60 * round));
+        tracer.signal(Signal::INT);
+        let said = tracer.ended().said;
+        let open = slots.open_in(target.pid) + slots.open_in(child);
+        assert_eq!(open, 0, "round {round}: {said}");
+    }
+    assert_eq!(target.ask("reap")["reaped"], 1);
+    assert!(target.finish().success());
+}
+
+#[test]
 fn a_family_is_followed_from_within_its_own_pid_namespace() {
     if !can_trace() {
         return;

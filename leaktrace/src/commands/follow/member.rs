@@ -25,7 +25,10 @@ pub(super) enum Told {
     /// A process of the family was made, or was there already.
     Forked(Forked),
     /// Its gate is closed.
-    Closed,
+    Closed {
+        /// The process.
+        pid: u32,
+    },
     /// It has ended.
     Ended {
         /// The process.
@@ -33,7 +36,7 @@ pub(super) enum Told {
         /// Its report; `None` where it was told to stop before it began.
         outcome: Result<Option<Box<Process>>, SessionError>,
     },
-    /// Its probes are off, and its lock is given back.
+    /// Its probes are off, and its lock is given back. This comes in any case, the last of all.
     Gone {
         /// The process.
         pid: u32,
@@ -77,6 +80,7 @@ impl Member {
 
     fn run(self) {
         let (pid, tell) = (self.pid, self.tell.clone());
+        let _farewell = Farewell { pid, tell: tell.clone() };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let outcome = match runtime {
             Ok(runtime) => runtime.block_on(self.trace()),
@@ -90,7 +94,6 @@ impl Member {
         // Whoever listened may have left, at a second signal.
         let _ = tell.send(Told::Ended { pid, outcome });
         drop(probes);
-        let _ = tell.send(Told::Gone { pid });
     }
 
     async fn trace(mut self) -> Result<Option<(Box<Process>, Traced)>, SessionError> {
@@ -110,7 +113,7 @@ impl Member {
         })
         .await;
         session.close();
-        self.say(Told::Closed);
+        self.say(Told::Closed { pid: self.pid });
         let end = end?;
         let traced = session.finish(end)?;
         let report = findings::report(&traced, self.cmdline);
@@ -121,6 +124,19 @@ impl Member {
     fn say(&self, told: Told) {
         // As above.
         let _ = self.tell.send(told);
+    }
+}
+
+/// Tells that a member is gone, whichever way.
+struct Farewell {
+    pid: u32,
+    tell: UnboundedSender<Told>,
+}
+
+impl Drop for Farewell {
+    fn drop(&mut self) {
+        // As above.
+        let _ = self.tell.send(Told::Gone { pid: self.pid });
     }
 }
 

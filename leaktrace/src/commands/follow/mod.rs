@@ -112,46 +112,58 @@ async fn follow(
 ) -> anyhow::Result<(FollowReport, Vec<JoinHandle<()>>)> {
     let (tell, mut told) = mpsc::unbounded_channel();
     let mut family = Family::new(options, tell);
-    family.trace(pid)?;
-    while !family.started {
-        tokio::select! {
-            Some(told) = told.recv() => family.hear(told)?,
-            () = signals.any() => anyhow::bail!("stopped by a signal before the tracing began"),
-        }
-    }
-    let deadline = options.duration.map(|duration| Instant::now() + duration);
-    if let Some(started) = started {
-        started.let_run(signals)?;
-    }
-    let mut next_line = Instant::now() + PROGRESS_EVERY;
-    while family.lives() {
-        tokio::select! {
-            biased;
-            () = signals.any() => family.stop(End::Signal),
-            () = at(deadline) => family.stop(End::Duration),
-            Some(told) = told.recv() => { family.hear(told)?; continue }
-            () = tokio::time::sleep(LOOK_EVERY) => {}
-        }
-        if family.stopped {
-            break;
-        }
-        family.look()?;
-        if Instant::now() >= next_line {
-            next_line += PROGRESS_EVERY;
-            family.progress();
-        }
-    }
-    while family.open > 0 {
+    let traced = until_end(&mut family, &mut told, pid, started, signals).await;
+    // Whatever went wrong, nobody is left with an open gate.
+    family.stop(End::Signal);
+    while family.may_be_open() {
         let Some(told) = told.recv().await else { break };
-        family.hear(told)?;
+        // Why the first one could not be traced is in `traced`.
+        let _ = family.hear(told);
     }
     // With all gates closed, one more signal may end the program at once.
     signals.leave_on_next();
+    traced?;
     while family.lives_still() {
         let Some(told) = told.recv().await else { break };
         family.hear(told)?;
     }
     Ok(family.report())
+}
+
+async fn until_end(
+    family: &mut Family<'_>,
+    told: &mut mpsc::UnboundedReceiver<Told>,
+    pid: u32,
+    started: Option<&mut Started>,
+    signals: &mut Signals,
+) -> anyhow::Result<()> {
+    family.trace(pid)?;
+    while !family.started {
+        anyhow::ensure!(!family.running.is_empty(), "the tracing of process {pid} broke off");
+        tokio::select! {
+            Some(told) = told.recv() => family.hear(told)?,
+            () = signals.any() => anyhow::bail!("stopped by a signal before the tracing began"),
+        }
+    }
+    let deadline = family.options.duration.map(|duration| Instant::now() + duration);
+    if let Some(started) = started {
+        started.let_run(signals)?;
+    }
+    let mut next_line = Instant::now() + PROGRESS_EVERY;
+    while family.lives() && !family.stopped {
+        tokio::select! {
+            biased;
+            () = signals.any() => family.stop(End::Signal),
+            () = at(deadline) => family.stop(End::Duration),
+            Some(told) = told.recv() => family.hear(told)?,
+            () = tokio::time::sleep(LOOK_EVERY) => family.look(),
+        }
+        if Instant::now() >= next_line {
+            next_line += PROGRESS_EVERY;
+            family.progress();
+        }
+    }
+    Ok(())
 }
 
 async fn at(deadline: Option<Instant>) {
@@ -176,8 +188,6 @@ struct Family<'a> {
     /// Whether the first one is traced.
     started: bool,
     stopped: bool,
-    /// Gates that are open.
-    open: usize,
     /// Processes that could not be traced, by why not.
     untraced: Untraced,
 }
@@ -185,8 +195,20 @@ struct Family<'a> {
 /// One that is traced, or about to be, or whose probes are being taken off.
 struct Running {
     thread: JoinHandle<()>,
+    phase: Phase,
     end: Option<End>,
-    is_done: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// Its gate may be open or not.
+    Attaching,
+    /// Its gate is open.
+    Tracing,
+    /// Its gate is closed, its report is still to come.
+    Closed,
+    /// There is nothing to come but the end of its thread.
+    Done,
 }
 
 #[derive(Default)]
@@ -213,13 +235,12 @@ impl<'a> Family<'a> {
             began: Instant::now(),
             started: false,
             stopped: false,
-            open: 0,
             untraced: Untraced::default(),
         }
     }
 
     /// Begins to trace a process.
-    fn trace(&mut self, pid: u32) -> anyhow::Result<()> {
+    fn trace(&mut self, pid: u32) -> io::Result<()> {
         self.followed.add(pid);
         let member = Member {
             pid,
@@ -238,8 +259,15 @@ impl<'a> Family<'a> {
             tell: self.tell.clone(),
             stop: self.stop.subscribe(),
         };
-        let running = Running { thread: member.start()?, end: None, is_done: false };
-        self.running.insert(pid, running);
+        let thread = match member.start() {
+            Ok(thread) => thread,
+            Err(cause) => {
+                self.followed.remove(pid);
+                self.shares.take_back(pid);
+                return Err(cause);
+            }
+        };
+        self.running.insert(pid, Running { thread, phase: Phase::Attaching, end: None });
         Ok(())
     }
 
@@ -247,12 +275,12 @@ impl<'a> Family<'a> {
         match told {
             Told::Tracing { pid, version } => {
                 self.started = true;
-                self.open += 1;
+                self.enter(pid, Phase::Tracing);
                 // Whoever closed stderr does not want to know.
                 let _ = writeln!(io::stderr(), "tracing {pid} (CPython {version})");
             }
             Told::Forked(forked) => self.consider(forked),
-            Told::Closed => self.open = self.open.saturating_sub(1),
+            Told::Closed { pid } => self.enter(pid, Phase::Closed),
             Told::Ended { pid, outcome } => self.ended(pid, outcome)?,
             Told::Gone { pid } => self.gone(pid),
         }
@@ -283,9 +311,15 @@ impl<'a> Family<'a> {
             Err(error) => self.untraced.name(pid, &error),
         }
         if let Some(running) = self.running.get_mut(&pid) {
-            (running.end, running.is_done) = (end, true);
+            (running.end, running.phase) = (end, Phase::Done);
         }
         Ok(())
+    }
+
+    fn enter(&mut self, pid: u32, phase: Phase) {
+        if let Some(running) = self.running.get_mut(&pid) {
+            running.phase = phase;
+        }
     }
 
     fn keep(&mut self, process: Process) {
@@ -305,6 +339,9 @@ impl<'a> Family<'a> {
         self.followed.remove(pid);
         self.shares.take_back(pid);
         let Some(running) = self.running.remove(&pid) else { return };
+        if running.phase != Phase::Done {
+            self.untraced.name(pid, &"its tracing broke off, which is a fault in leaktrace");
+        }
         self.threads.push(running.thread);
         self.threads.retain(|thread| !thread.is_finished());
         if running.end == Some(End::TargetExec) {
@@ -313,20 +350,21 @@ impl<'a> Family<'a> {
     }
 
     /// Traces the candidates that are ready.
-    fn look(&mut self) -> anyhow::Result<()> {
+    fn look(&mut self) {
         for pid in self.candidates.ready(Instant::now()) {
-            if self.running.len() < self.options.max_processes {
-                self.trace(pid)?;
-            } else {
+            if self.running.len() >= self.options.max_processes {
                 self.untraced.too_many += 1;
+            } else if let Err(cause) = self.trace(pid) {
+                self.untraced.name(pid, &format!("there can be no thread for it: {cause}"));
             }
         }
-        Ok(())
     }
 
+    /// Ends all traces, if none of them was told to end before.
     fn stop(&mut self, end: End) {
-        self.stopped = true;
-        self.stop.send_replace(Some(end));
+        if !std::mem::replace(&mut self.stopped, true) {
+            self.stop.send_replace(Some(end));
+        }
     }
 
     /// Whether there is anything to wait for.
@@ -334,14 +372,22 @@ impl<'a> Family<'a> {
         !self.candidates.is_empty() || !self.running.is_empty()
     }
 
+    /// Whether a gate may be open.
+    fn may_be_open(&self) -> bool {
+        let may_be = |phase| matches!(phase, Phase::Attaching | Phase::Tracing);
+        self.running.values().any(|running| may_be(running.phase))
+    }
+
     /// Whether reports are still to come.
     fn lives_still(&self) -> bool {
-        self.running.values().any(|running| !running.is_done)
+        self.running.values().any(|running| running.phase != Phase::Done)
     }
 
     fn progress(&self) {
         let elapsed = self.began.elapsed().as_secs();
-        let (traced, ended) = (self.open, self.processes.len());
+        let traced =
+            self.running.values().filter(|running| running.phase == Phase::Tracing).count();
+        let ended = self.processes.len();
         let line = format!("{elapsed} s, {traced} processes are traced, {ended} have ended");
         // Whoever closed stderr does not want to know.
         let _ = if io::stderr().is_terminal() {
@@ -369,7 +415,7 @@ impl<'a> Family<'a> {
 }
 
 impl Untraced {
-    fn name(&mut self, pid: u32, error: &SessionError) {
+    fn name(&mut self, pid: u32, error: &impl std::fmt::Display) {
         if self.failed.len() < MOST_NAMED {
             self.failed.push(format!("child process {pid} is not traced: {error}"));
         } else {
