@@ -96,17 +96,25 @@ pub fn place(
     best(memory, threads, &access.places(memory, threads))
 }
 
-/// The place that the most threads prove and none contradicts, of equal ones the first: where no thread runs Python just
-/// now, none is proved.
+/// A place that may be right.
+#[derive(Clone, Copy, Debug)]
+struct Candidate {
+    place: Place,
+    /// How many threads must prove it: where no thread runs Python just now, none does, and in a wrong place may be
+    /// nothing, too.
+    least: usize,
+}
+
+/// The place that the most threads prove and none contradicts, of equal ones the first.
 fn best(
     memory: &dyn ReadMemory,
     threads: &[KnownThread],
-    places: &[Place],
+    places: &[Candidate],
 ) -> Result<Place, Reason> {
     let mut best = None;
-    for &place in places {
+    for &Candidate { place, least } in places {
         let Some(proofs) = place.proofs(memory, threads) else { continue };
-        if best.is_none_or(|(most, _)| proofs > most) {
+        if proofs >= least && best.is_none_or(|(most, _)| proofs > most) {
             best = Some((proofs, place));
         }
     }
@@ -116,20 +124,22 @@ fn best(
 
 impl Place {
     /// How many threads have their own state there; `None` where one has something else: a thread that serves several
-    /// interpreters has a state of each. One that cannot be read has ended.
+    /// interpreters has a state of each. One that cannot be read has ended, but not all of them.
     fn proofs(self, memory: &dyn ReadMemory, threads: &[KnownThread]) -> Option<usize> {
-        let mut proofs = 0;
+        let (mut proofs, mut read) = (0, threads.is_empty());
         for thread in threads {
             let own = |word| {
                 threads.iter().any(|known| known.pointer == thread.pointer && known.state == word)
             };
-            match self.word(memory, thread) {
+            let word = self.word(memory, thread);
+            read |= word.is_some();
+            match word {
                 None | Some(0) => {}
                 Some(word) if own(word) => proofs += 1,
                 Some(_) => return None,
             }
         }
-        Some(proofs)
+        read.then_some(proofs)
     }
 
     fn word(self, memory: &dyn ReadMemory, thread: &KnownThread) -> Option<u64> {
@@ -162,23 +172,29 @@ impl Access {
         }
     }
 
-    /// The places that may be right, the cheapest first.
-    fn places(self, memory: &dyn ReadMemory, threads: &[KnownThread]) -> Vec<Place> {
+    /// The places that may be right, the likeliest first, and of the same variable the cheapest.
+    fn places(self, memory: &dyn ReadMemory, threads: &[KnownThread]) -> Vec<Candidate> {
         match self {
-            Self::Constant(offset) => vec![Place::Offset(offset)],
+            Self::Constant(offset) => vec![Candidate { place: Place::Offset(offset), least: 0 }],
             Self::Word(address, added) => memory
                 .read_u64(address)
                 .map(|word| Place::Offset(word.cast_signed().wrapping_add(added)))
+                .map(|place| Candidate { place, least: 0 })
                 .into_iter()
                 .collect(),
             Self::Pair(address, added) => {
-                let vector = |bytes| in_vector(memory, address, added, bytes);
-                let own = if is_musl(memory, threads) { MUSL_ENTRY } else { GLIBC_ENTRY };
-                [GLIBC_ENTRY, MUSL_ENTRY]
-                    .into_iter()
-                    .filter_map(|bytes| constant(memory, threads, vector(bytes)?))
-                    .chain(vector(own))
-                    .collect()
+                // As the other C library reads it, an entry may be that of another module, whose variable is 0 as well.
+                let libraries = match is_musl(memory, threads) {
+                    true => [(MUSL_ENTRY, 0), (GLIBC_ENTRY, 1)],
+                    false => [(GLIBC_ENTRY, 0), (MUSL_ENTRY, 1)],
+                };
+                let found = libraries.into_iter().flat_map(|(bytes, least)| {
+                    let vector = in_vector(memory, address, added, bytes);
+                    let constant = vector.and_then(|place| constant(memory, threads, place));
+                    let places = constant.into_iter().chain(vector);
+                    places.map(move |place| Candidate { place, least })
+                });
+                found.collect()
             }
         }
     }
@@ -337,10 +353,33 @@ mod tests {
         idle.0.extend([(0x70_0000 + INSIDE, 0), (0x60_0000 + INSIDE, 0)]);
         assert_eq!(idle.place(), Ok(vector));
         idle.0.insert(THREADS[0].pointer + 24, THREADS[1].pointer << 20);
+        idle.0.insert(THREADS[0].pointer + 0x8000 + 3 * 8, 0x70_0000);
         assert_eq!(idle.place(), Ok(Place::Vector { entry: 3 * 8, inside: INSIDE }));
         let mut one_without = Threads::new([0x70_0000, 0x60_0000]);
         one_without.0.insert(THREADS[0].pointer + 0x8000 + 3 * 16, u64::MAX);
         assert_eq!(one_without.place(), Ok(vector));
+    }
+
+    #[test]
+    fn another_modules_variable_that_is_0_as_well_is_not_taken_for_the_idle_threads_states() {
+        // Module 2 of glibc; read as musl does, its entry is that of module 1, the program's own.
+        let (blocks, programs) = ([0x70_0000, 0x60_0000], THREADS.map(|it| it.pointer - 0x40));
+        let mut idle = Threads::new(blocks);
+        idle.0.insert(PAIR, 2);
+        for ((thread, block), program) in THREADS.iter().zip(blocks).zip(programs) {
+            let vector = thread.pointer + 0x8000;
+            idle.0.extend([(vector + 2 * 16, block), (vector + 2 * 8, program)]);
+            idle.0.extend([(block + INSIDE, 0), (program + INSIDE, 0)]);
+        }
+        assert_eq!(idle.place(), Ok(Place::Vector { entry: 2 * 16, inside: INSIDE }));
+    }
+
+    #[test]
+    fn a_place_that_no_thread_can_read_is_none() {
+        let mut threads = Threads::new([0x70_0000, 0x60_0000]);
+        threads.0.remove(&(0x70_0000 + INSIDE));
+        threads.0.remove(&(0x60_0000 + INSIDE));
+        assert_eq!(threads.place(), Err(Reason::NotVerified));
     }
 
     #[test]
