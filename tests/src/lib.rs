@@ -23,7 +23,7 @@ pub use figures::record;
 pub use library::Library;
 pub use programs::c_program;
 pub use python::{Python, debian_python, old_pythons, pythons, some_pythons};
-pub use server::Server;
+pub use server::{Server, end};
 pub use services::services_python;
 pub use slots::Slots;
 pub use stacks::{Frame, Stack, Stacks};

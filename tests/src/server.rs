@@ -11,6 +11,9 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::PATIENCE;
 use crate::target::workloads;
 
+/// How long a server may take to end.
+const ENDING: Duration = Duration::from_secs(20);
+
 /// Pause between two requests of a client.
 const PAUSE: Duration = Duration::from_millis(3);
 
@@ -94,11 +97,21 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // It ends its workers, which a signal that cannot be caught would not.
-        if let Some(pid) = Pid::from_raw(self.child.id().cast_signed()) {
-            let _ = kill_process(pid, Signal::TERM);
+        end(&mut self.child);
+    }
+}
+
+/// Ends a process with its workers, which only a signal that it can catch makes it do; if it does not, it is killed.
+pub fn end(child: &mut Child) {
+    if let Some(pid) = Pid::from_raw(child.id().cast_signed()) {
+        let _ = kill_process(pid, Signal::TERM);
+    }
+    let deadline = Instant::now() + ENDING;
+    while child.try_wait().is_ok_and(|status| status.is_none()) {
+        if Instant::now() > deadline {
+            let _ = child.kill();
         }
-        let _ = self.child.wait();
+        std::thread::sleep(Duration::from_millis(20));
     }
 }
 

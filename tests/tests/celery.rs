@@ -5,9 +5,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use leaktrace_tests::{
-    PATIENCE, Python, Report, Tracer, can_trace, leaking_line, services_python, workload,
+    PATIENCE, Python, Report, Tracer, can_trace, end, leaking_line, services_python, workload,
 };
-use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 /// Processes of the pool.
@@ -37,12 +36,12 @@ impl Worker {
             command.stdin(Stdio::null());
             command
         };
-        let sender = command().args(["celery_app.py", TASKS]).spawn().expect("it starts");
         let mut worker = command();
         worker.args(["-m", "celery", "--app", "celery_app", "worker", "--pool", "prefork"]);
         worker.args(["--concurrency", &POOL.to_string(), "--loglevel", "error"]);
         worker.args(["--without-gossip", "--without-mingle", "--without-heartbeat"]);
         let worker = worker.stdout(Stdio::null()).spawn().expect("Celery starts");
+        let sender = command().args(["celery_app.py", TASKS]).spawn().expect("it starts");
         let started = Self { worker, sender, _queue: queue };
         let deadline = Instant::now() + PATIENCE;
         while started.pool().len() < POOL {
@@ -62,13 +61,8 @@ impl Worker {
 
 impl Drop for Worker {
     fn drop(&mut self) {
-        // It ends its pool, which a signal that cannot be caught would not.
-        if let Some(pid) = Pid::from_raw(self.worker.id().cast_signed()) {
-            let _ = kill_process(pid, Signal::TERM);
-        }
-        let _ = self.worker.wait();
-        let _ = self.sender.kill();
-        let _ = self.sender.wait();
+        end(&mut self.worker);
+        end(&mut self.sender);
     }
 }
 

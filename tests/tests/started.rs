@@ -6,7 +6,8 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::process::{Command, Output, Stdio};
 
 use leaktrace_tests::{
-    Python, Report, Site, can_trace, debian_python, leaktrace, old_pythons, pythons, workload,
+    Python, Report, Site, Tracer, can_trace, debian_python, leaktrace, old_pythons, pythons,
+    workload,
 };
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
@@ -38,13 +39,17 @@ impl Run {
     }
 
     fn report(&self) -> Report {
-        let text = fs::read_to_string(self.folder.path().join("report.json"));
-        Report(serde_json::from_str(&text.expect("there is a report")).expect("it is JSON"))
+        report_in(&self.folder)
     }
 
     fn output(&mut self) -> Output {
         self.command.output().expect("leaktrace starts")
     }
+}
+
+fn report_in(folder: &TempDir) -> Report {
+    let text = fs::read_to_string(folder.path().join("report.json"));
+    Report(serde_json::from_str(&text.expect("there is a report")).expect("it is JSON"))
 }
 
 fn python() -> Python {
@@ -161,18 +166,25 @@ fn the_children_of_a_command_are_followed_and_it_is_its_own_exit_status_that_is_
     if !can_trace() {
         return;
     }
-    // The child lives on when the command has ended, and both are whole in the report.
-    let text = "import os, time; child = os.fork(); time.sleep(2 + 2 * (child == 0)); \
-                kept = [bytes(100) for _ in range(5000)]; os._exit(5 if child else 0)";
+    // Both wait until they are traced, and the child lives on when the command has ended.
+    let text = "import os, sys, time; child = os.fork()\n\
+                for _ in range(3000):\n    os.path.exists(sys.argv[1]) or time.sleep(0.02)\n\
+                kept = [bytes(100) for _ in range(5000)]; time.sleep(0 if child else 1); os._exit(5 if child else 0)";
     let path = python().path.display().to_string();
-    let mut run = Run::of(&[&path, "-c", text], &["--follow"]);
-    let output = run.output();
-    assert_eq!(output.status.code(), Some(0), "{output:?}");
-    let report = run.report();
+    let place = tempfile::tempdir().expect("a folder can be made");
+    let go = place.path().join("go");
+    let argument = go.display().to_string();
+    let Run { command, folder } = Run::of(&[&path, "-c", text, &argument], &["--follow"]);
+    let mut tracer = Tracer::spawn_command(command);
+    tracer.wait_until_tracing_all(2);
+    fs::write(go, "").expect("it can be written");
+    let ended = tracer.ended();
+    assert!(ended.status.success(), "{}", ended.said);
+    let report = report_in(&folder);
     let processes = report.0["processes"].as_array().expect("an array");
     let ends: Vec<_> = processes.iter().map(|it| &it["session"]["exit_status"]).collect();
     let of_command = serde_json::json!({ "code": 5, "signal": null });
-    assert_eq!(ends, [&of_command, &serde_json::Value::Null], "{output:?}");
+    assert_eq!(ends, [&of_command, &serde_json::Value::Null], "{}", ended.said);
     for process in processes {
         assert_eq!(process["session"]["end"], "target_exited");
         let kept = Report(process.clone()).sum("live_blocks", |site| site.is_small());
