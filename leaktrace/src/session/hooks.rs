@@ -17,6 +17,7 @@ pub(super) struct HookWatch {
     looked_at: Duration,
     behind: Spells,
     unseen: Spells,
+    misses: bool,
     opened_again: u32,
 }
 
@@ -51,19 +52,22 @@ impl Spells {
 }
 
 impl HookWatch {
-    /// One whose gate was just opened.
-    pub(super) fn start() -> Self {
+    /// One whose gate was just opened; `misses` says that calls of some slot do not come to their probe even so.
+    pub(super) fn start(misses: bool) -> Self {
         Self {
             way: Way::Direct,
             looked_at: Duration::ZERO,
             behind: Spells::default(),
             unseen: Spells::default(),
+            misses,
             opened_again: 0,
         }
     }
 
-    /// Looks at the tables, `elapsed` since the start, and opens again what was closed by others.
-    pub(super) fn look(&mut self, gate: &mut Gate, elapsed: Duration) {
+    /// Looks at the tables, `elapsed` since the start, and opens again what was closed by others. Returns whether calls
+    /// may have been missed since the look before.
+    pub(super) fn look(&mut self, gate: &mut Gate, elapsed: Duration) -> bool {
+        let mut missed = self.misses;
         let mut way = gate.look();
         if way == Way::None {
             // A table that is just being replaced can be seen half done: only what is found twice counts.
@@ -80,12 +84,20 @@ impl HookWatch {
             });
             self.opened_again += u32::from(written);
             self.unseen.add(self.way != Way::None, self.looked_at, elapsed);
+            missed = true;
             way = if written { gate.look() } else { way };
         } else if way == Way::BehindHooks {
             self.behind.add(self.way != Way::BehindHooks, self.looked_at, elapsed);
         }
         self.way = way;
+        self.misses = way == Way::None;
         self.looked_at = elapsed;
+        missed
+    }
+
+    /// Whether calls are missed now, as far as the last look tells.
+    pub(super) fn misses(&self) -> bool {
+        self.misses
     }
 
     /// What the reader should know of all that.
@@ -173,7 +185,47 @@ impl UnwantedHits {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
     use super::*;
+    use crate::cpython::tables::Slot as Function;
+    use crate::gate::Slot;
+    use crate::target::memory::ProcessMemory;
+
+    const CLOSED: u64 = 0x1010;
+    const OPEN: u64 = 0x100c;
+    const FOREIGN: u64 = 0x2000;
+
+    #[test]
+    fn a_spell_in_which_calls_are_missed_lasts_until_they_are_seen_again() {
+        let table: [AtomicU64; 5] = std::array::from_fn(|_| AtomicU64::new(0));
+        let memory = ProcessMemory::open(std::process::id()).unwrap();
+        let slot = Slot {
+            function: Function::Free,
+            table: table.as_ptr() as u64,
+            closed: CLOSED,
+            open: OPEN,
+        };
+        let free = &table[Function::Free.offset() as usize / 8];
+        let mut gate = Gate::new(Arc::new(memory), vec![slot]);
+        let mut hooks = HookWatch::start(false);
+        let mut look = |holds| {
+            free.store(holds, Ordering::Relaxed);
+            let missed = hooks.look(&mut gate, Duration::ZERO);
+            (missed, hooks.misses())
+        };
+        assert_eq!(look(OPEN), (false, false));
+        assert_eq!(look(FOREIGN), (true, true));
+        assert_eq!(look(FOREIGN), (true, true));
+        assert_eq!(look(OPEN), (true, false), "some were missed after the look before");
+        assert_eq!(look(OPEN), (false, false));
+        assert_eq!(look(CLOSED), (true, false), "it is opened again");
+        assert_eq!(free.load(Ordering::Relaxed), OPEN);
+        let mut hooks = HookWatch::start(true);
+        assert!(hooks.look(&mut gate, Duration::ZERO), "it was opened around somebody's hook");
+        assert!(!hooks.misses());
+    }
 
     #[test]
     fn spells_are_told_with_their_times() {

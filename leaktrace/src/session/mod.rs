@@ -155,11 +155,11 @@ impl Session {
         let mut aggregator = aggregator(&options, &attached);
         let heap = HeapCheck::start(&target, &mut aggregator);
         let children = Children::watch(&mut programs, config.forks, &options, &mut warnings);
-        let opening_ns = open(&attached, &mut warnings)?;
+        let (opening_ns, misses) = open(&attached, &mut warnings)?;
         let opened_ns = now_ns();
         aggregator.begin(opened_ns);
         Ok(Self {
-            intake: intake(&target, &attached),
+            intake: intake(&target, &attached, misses),
             about: About::of(&target.process),
             limit_bytes: target.process.memory_limit().ok().flatten(),
             rss_start: target.process.rss().ok(),
@@ -177,7 +177,7 @@ impl Session {
             started: Instant::now(),
             started_at: SystemTime::now(),
             malformed: 0,
-            hooks: HookWatch::start(),
+            hooks: HookWatch::start(misses),
             unwanted: UnwantedHits::since(attach_began, opening_ns),
             closed: false,
             window: opened_ns..u64::MAX,
@@ -230,7 +230,9 @@ impl Session {
         self.aggregator.sample(now_ns());
         self.cost.tick(self.started.elapsed());
         self.children.tick(&mut self.programs, &self.attached.gate);
-        self.hooks.look(&mut self.attached.gate, self.started.elapsed());
+        if self.hooks.look(&mut self.attached.gate, self.started.elapsed()) {
+            self.intake.frees_unseen(self.hooks.misses());
+        }
         Ok(self.watch.look(&self.target))
     }
 
@@ -367,10 +369,14 @@ fn aggregator(options: &Options, attached: &Attached) -> Aggregator {
     })
 }
 
-fn intake(target: &Target, attached: &Attached) -> Intake {
+fn intake(target: &Target, attached: &Attached, misses: bool) -> Intake {
     let frees_seen = attached.sees_frees_of(&target.tables.obj, target.tables.inlined);
     let codes = CodeCache::new(target.layout.clone(), code_type(target), frees_seen);
-    Intake::new(Symbolizer::new(codes))
+    let mut intake = Intake::new(Symbolizer::new(codes));
+    if misses {
+        intake.frees_unseen(true);
+    }
+    intake
 }
 
 /// `CLOCK_MONOTONIC`, which the records carry too.
@@ -406,8 +412,8 @@ fn return_probes(
     Ok(false)
 }
 
-/// Opens the gate; returns when that began.
-fn open(attached: &Attached, warnings: &mut Vec<String>) -> Result<u64, SessionError> {
+/// Opens the gate; returns when that began, and whether it was opened in part only.
+fn open(attached: &Attached, warnings: &mut Vec<String>) -> Result<(u64, bool), SessionError> {
     let opening_ns = now_ns();
     let outcomes = attached.gate.open().map_err(SessionError::Gate)?;
     let foreign = outcomes.iter().filter(|&&outcome| outcome == Outcome::Foreign).count();
@@ -417,5 +423,5 @@ fn open(attached: &Attached, warnings: &mut Vec<String>) -> Result<u64, SessionE
             outcomes.len()
         ));
     }
-    Ok(opening_ns)
+    Ok((opening_ns, foreign > 0))
 }

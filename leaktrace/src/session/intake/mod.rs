@@ -88,6 +88,10 @@ pub(super) struct Intake {
     /// The part of `held` whose stacks were read, and the records that are still to come before these can be proven.
     awaited: Option<(usize, Mark)>,
     frees_lost: u64,
+    /// Whether there may be frees that came to no probe, and that nothing was done about yet.
+    unseen: bool,
+    /// Whether there are still such frees.
+    still_unseen: bool,
     /// Until then frees were lost: stacks that were walked before are not proven by those that were not.
     lost_until_ns: u64,
     next_reading_ns: u64,
@@ -100,9 +104,22 @@ impl Intake {
             held: Held::default(),
             awaited: None,
             frees_lost: 0,
+            unseen: false,
+            still_unseen: false,
             lost_until_ns: 0,
             next_reading_ns: 0,
         }
+    }
+
+    /// Since this was said last, or ever, frees came to no probe that nobody counts as lost, and do so still if `still`.
+    pub(super) fn frees_unseen(&mut self, still: bool) {
+        self.unseen = true;
+        self.still_unseen = still;
+    }
+
+    /// Whether there may be frees that are in no record, and that nothing was done about yet.
+    fn misses_frees(&self, source: &impl Source) -> bool {
+        self.unseen || source.frees_lost() != self.frees_lost
     }
 
     /// Whether new stacks wait for their names.
@@ -140,8 +157,7 @@ impl Intake {
         }
         self.awaited = None;
         let now_ns = (now.clock)();
-        let is_complete =
-            ahead.reached && source.frees_lost() == self.frees_lost && now.window.end > now_ns;
+        let is_complete = ahead.reached && !self.misses_frees(source) && now.window.end > now_ns;
         self.symbolizer.prove(is_complete, now_ns);
         self.tell_first(first, &mut tell);
         if is_complete && !self.held.has_stacks() {
@@ -168,7 +184,7 @@ impl Intake {
         0
     }
 
-    /// Where frees were lost, code objects that are not what they were are taken for freed before any record that is
+    /// Where frees were lost or not seen, code objects that are not what they were are taken for freed before any record that is
     /// still to be told.
     fn look_for_losses<M: ReadMemory>(
         &mut self,
@@ -177,7 +193,7 @@ impl Intake {
         tell: &mut impl FnMut(Told<'_>),
     ) {
         let lost = source.frees_lost();
-        if lost == self.frees_lost {
+        if !self.unseen && lost == self.frees_lost {
             return;
         }
         let began = (now.clock)();
@@ -192,6 +208,7 @@ impl Intake {
             self.next_reading_ns = ended + (took * READING_SHARE).as_nanos() as u64;
         }
         self.frees_lost = lost;
+        self.unseen = self.still_unseen;
     }
 
     /// Takes what lies before `mark`. Tells of it at once up to the first new stack.

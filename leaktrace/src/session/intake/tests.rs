@@ -42,6 +42,8 @@ struct World {
     lost: u64,
     /// While this is so, frees are lost.
     loses: bool,
+    /// While this is so, frees come to no probe.
+    misses: bool,
     /// Records from this one on are still being written.
     busy_from: usize,
     /// What the target does next, whenever somebody looks.
@@ -71,6 +73,7 @@ impl World {
             truth: BTreeMap::new(),
             lost: 0,
             loses: false,
+            misses: false,
             busy_from: usize::MAX,
             acts: Vec::new(),
             restless: 0,
@@ -112,7 +115,7 @@ impl World {
     fn free(&mut self, slot: usize) {
         if self.loses {
             self.lost += 1;
-        } else {
+        } else if !self.misses {
             self.record(kind::FREE, &[CODE + slot as u64 * APART]);
         }
         self.references(slot, 0);
@@ -372,6 +375,56 @@ fn where_the_free_of_named_code_is_lost_its_name_ends() {
     world.borrow_mut().run(&[0]);
     round(&mut intake, &world, &ALWAYS, &mut heard);
     assert_eq!(names(&heard), ["f00001", "?", "f00002"]);
+}
+
+#[test]
+fn where_the_free_of_named_code_came_to_no_probe_its_name_ends() {
+    let (world, mut intake, mut heard) = (World::new(), intake(), Listener::default());
+    world.borrow_mut().make(0);
+    world.borrow_mut().run(&[0]);
+    round(&mut intake, &world, &ALWAYS, &mut heard);
+    world.borrow_mut().misses = true;
+    world.borrow_mut().free(0);
+    world.borrow_mut().make(0);
+    intake.frees_unseen(false);
+    world.borrow_mut().run(&[0]);
+    world.borrow_mut().run(&[0, 0]);
+    round(&mut intake, &world, &ALWAYS, &mut heard);
+    assert_eq!(names(&heard), ["f00001", "?", "?"]);
+    world.borrow_mut().run(&[0]);
+    round(&mut intake, &world, &ALWAYS, &mut heard);
+    assert_eq!(names(&heard)[3..], ["f00002"]);
+}
+
+#[test]
+fn while_frees_come_to_no_probe_a_name_is_given_that_was_the_same_before() {
+    let (world, mut intake, mut heard) = (World::new(), intake(), Listener::default());
+    world.borrow_mut().misses = true;
+    intake.frees_unseen(true);
+    for _ in 0..2 {
+        world.borrow_mut().make(0);
+        for _ in 0..3 {
+            world.borrow_mut().run(&[0]);
+            round(&mut intake, &world, &ALWAYS, &mut heard);
+        }
+        world.borrow_mut().free(0);
+    }
+    assert_eq!(names(&heard), ["?", "f00001", "f00001", "?", "?", "f00002"]);
+    // They are seen, and once more they are not, when a name was read that is not told yet.
+    intake.frees_unseen(false);
+    round(&mut intake, &world, &ALWAYS, &mut heard);
+    world.borrow_mut().make(1);
+    world.borrow_mut().run(&[1]);
+    world.borrow_mut().acts = vec![|_| {}, |world| {
+        world.busy_from = world.records.len();
+        world.run(&[1]);
+    }];
+    round(&mut intake, &world, &ALWAYS, &mut heard);
+    assert_eq!(heard.told.len(), 6);
+    intake.frees_unseen(false);
+    world.borrow_mut().busy_from = usize::MAX;
+    round(&mut intake, &world, &ALWAYS, &mut heard);
+    assert_eq!(names(&heard)[6..], ["?"]);
 }
 
 #[test]
