@@ -23,14 +23,15 @@ enum Last {
 impl Session {
     /// Takes the records that are there. Returns how many, and not 0 while some wait for names.
     pub fn drain(&mut self) -> usize {
-        self.children.look(&mut self.programs, &self.attached.gate);
-        // A target without memory has ended, or has become another program whose records are none of ours: which of
-        // the two, the next looks tell. The ring buffer keeps what there is meanwhile.
-        if self.window.end == u64::MAX && !self.watch.can_read(&self.target) {
-            return 0;
-        }
         let mut drained = 0;
         for _ in 0..ROUNDS {
+            // A child goes on with its open gate until then.
+            self.children.look(&mut self.programs, &self.attached.gate);
+            // A target without memory has ended, or has become another program whose records are none of ours: which
+            // of the two, the next looks tell. The ring buffer keeps what there is meanwhile.
+            if self.window.end == u64::MAX && !self.watch.can_read(&self.target) {
+                break;
+            }
             drained += self.take(Last::No);
             if !self.intake.has_new_stacks() {
                 break;
