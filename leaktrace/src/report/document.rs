@@ -124,7 +124,8 @@ pub struct SelfCheck {
     /// Whether predicted blocks were those handed out: `right`, `wrong`, `unproven` (too few were compared), or `none`
     /// where nothing is predicted.
     pub predictions: &'static str,
-    /// Percent of the stacks that were read and named in full.
+    /// Percent of the stacks that were read and named in full. Frames of code that was freed before its name could be
+    /// read, which are `?`, are no fault of the build, and do not count against a stack.
     pub stacks_pct: Option<f64>,
     /// How pymalloc's blocks were counted: `exact`, `partial` (some pools could not be read) or `none`.
     pub census: &'static str,

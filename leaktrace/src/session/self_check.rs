@@ -24,8 +24,8 @@ pub(super) fn of(
 ) -> SelfCheck {
     if let Some(pct) = stacks_pct.filter(|&pct| pct < WHOLE_PCT) {
         warnings.push(format!(
-            "only {pct:.0} % of the different stacks could be read and named in full: much code that lives shortly \
-             (imports, `exec`), or a build whose stacks are not seen well"
+            "only {pct:.0} % of the different stacks could be read and named in full: frees were lost or not seen, or \
+             this build's stacks are not seen well"
         ));
     }
     SelfCheck {

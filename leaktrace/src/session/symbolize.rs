@@ -42,6 +42,8 @@ pub struct Walked<'a> {
     pub at_ns: u64,
     /// Whether frees were seen from then on: otherwise it is not known what became of its code.
     pub frees_seen: bool,
+    /// Whether the event that it was walked for is counted: only then does it matter that it has names.
+    pub counts: bool,
 }
 
 /// A stack whose code objects were read.
@@ -50,7 +52,10 @@ struct Read {
     id: u64,
     end: u32,
     truncated: bool,
+    counts: bool,
     frames: Vec<(u64, Resolved)>,
+    /// Whether it is to be sent anew: what is not known of it may be known then.
+    doubtful: bool,
 }
 
 impl Symbolizer {
@@ -85,7 +90,10 @@ impl Symbolizer {
                 frames.push((frame.code, resolved));
             }
         }
-        self.read.push_back(Read { id: walked.id, end: walked.end, truncated, frames });
+        let is_unknown = |(_, resolved): &(u64, Resolved)| matches!(resolved, Resolved::Unknown(_));
+        let doubtful = !walked.frees_seen && frames.iter().any(is_unknown);
+        let Walked { id, end, counts, .. } = walked;
+        self.read.push_back(Read { id, end, truncated, counts, frames, doubtful });
     }
 
     fn frame(
@@ -102,12 +110,12 @@ impl Symbolizer {
             return self.codes.frame(memory, code, frame.offset, frame.owner);
         }
         let uses = self.uses.entry(code).or_default();
-        if !walked.frees_seen {
-            return Resolved::Unknown(Reason::Unproven);
+        if walked.frees_seen {
+            uses.push((self.read.len(), number));
         }
-        uses.push((self.read.len(), number));
         match found {
-            Ok(_) => self.codes.frame(memory, code, frame.offset, frame.owner),
+            Ok(_) if walked.frees_seen => self.codes.frame(memory, code, frame.offset, frame.owner),
+            Ok(_) => Resolved::Unknown(Reason::Unproven),
             Err(reason) => Resolved::Unknown(reason),
         }
     }
@@ -126,13 +134,9 @@ impl Symbolizer {
         }
         if let Some(uses) = self.uses.remove(&block) {
             self.codes.forget(block);
-            self.unname(&uses, Reason::Freed);
-        }
-    }
-
-    fn unname(&mut self, uses: &[(usize, usize)], reason: Reason) {
-        for &(stack, frame) in uses {
-            self.read[stack].frames[frame].1 = Resolved::Unknown(reason);
+            for (stack, frame) in uses {
+                self.read[stack].frames[frame].1 = Resolved::Unknown(Reason::Freed);
+            }
         }
     }
 
@@ -144,16 +148,26 @@ impl Symbolizer {
                 self.codes.prove(code);
             } else {
                 self.codes.doubt(code, now_ns);
-                self.unname(&uses, Reason::Unproven);
+                uses.into_iter().for_each(|(stack, frame)| self.doubt(stack, frame));
             }
+        }
+    }
+
+    /// Takes back a name that may be another's. Why there was none before is still true.
+    fn doubt(&mut self, stack: usize, frame: usize) {
+        let read = &mut self.read[stack];
+        read.doubtful = true;
+        let resolved = &mut read.frames[frame].1;
+        if !matches!(resolved, Resolved::Unknown(_)) {
+            *resolved = Resolved::Unknown(Reason::Unproven);
         }
     }
 
     /// The next of the stacks that were read and proven, with its id: it is told now.
     pub fn next_stack(&mut self) -> Option<(u64, Stack)> {
-        let Read { id, end, truncated, frames } = self.read.pop_front()?;
+        let Read { id, end, truncated, counts, frames, doubtful } = self.read.pop_front()?;
         let mut named = Vec::with_capacity(frames.len());
-        let (mut is_whole, mut is_doubtful) = (end != stack_end::FAULT, false);
+        let mut is_whole = end != stack_end::FAULT;
         for (code, resolved) in frames {
             let frame = match resolved {
                 Resolved::Frame(frame) => frame,
@@ -164,8 +178,7 @@ impl Symbolizer {
                 Resolved::Unknown(reason) => {
                     *self.unresolved.entry(reason).or_default() += 1;
                     // That says something of the target's code, and nothing of how well its build is seen.
-                    is_whole &= matches!(reason, Reason::Freed | Reason::Unproven);
-                    is_doubtful |= reason == Reason::Unproven;
+                    is_whole &= reason == Reason::Freed;
                     self.listed.add(code, id, None);
                     named.push(unknown());
                     continue;
@@ -174,11 +187,11 @@ impl Symbolizer {
             self.listed.add(code, id, Some(&frame));
             named.push(frame);
         }
-        if is_doubtful {
+        if doubtful {
             self.doubtful.push(id);
         }
-        self.stacks += 1;
-        self.whole += u64::from(is_whole);
+        self.stacks += u64::from(counts);
+        self.whole += u64::from(counts && is_whole);
         // Frames that are left out by what was read may count again.
         named.truncate(MAX_FRAMES);
         Some((id, Stack { frames: named.into(), truncated }))
@@ -206,8 +219,8 @@ impl Symbolizer {
         ids
     }
 
-    /// Percent of the stacks that were read in full, and of which every frame has a name or was freed before; `None`
-    /// without any.
+    /// Percent of the stacks that were read in full, and of which the code of every frame has a name or was freed before
+    /// it could be read; `None` without any.
     #[must_use]
     pub fn whole_pct(&self) -> Option<f64> {
         (self.stacks > 0).then(|| 100.0 * self.whole as f64 / self.stacks as f64)
@@ -217,5 +230,61 @@ impl Symbolizer {
     #[must_use]
     pub fn unresolved(&self) -> &BTreeMap<Reason, u64> {
         &self.unresolved
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cpython::code::made::{CODE, Made, NAME, layout, made};
+
+    const MINOR: u8 = 12;
+
+    /// What is read of a stack of one frame, before it is proven.
+    fn read(symbolizer: &mut Symbolizer, memory: &Made, frees_seen: bool, counts: bool) {
+        let frames = [CODE, 8].map(u64::to_le_bytes).concat();
+        let (id, end, at_ns) = (1, stack_end::COMPLETE, 5);
+        let walked = Walked { id, end, frames: &frames, at_ns, frees_seen, counts };
+        symbolizer.read(memory, walked);
+    }
+
+    fn symbolizer() -> Symbolizer {
+        Symbolizer::new(CodeCache::new(layout(MINOR), None, true))
+    }
+
+    #[test]
+    fn code_that_cannot_be_read_says_why_where_frees_were_lost_too_and_is_tried_again() {
+        let mut memory = made(&layout(MINOR), "f");
+        memory.0.remove(&NAME);
+        for frees_seen in [true, false] {
+            let mut symbolizer = symbolizer();
+            read(&mut symbolizer, &memory, frees_seen, true);
+            symbolizer.prove(false, 10);
+            assert!(symbolizer.next_stack().is_some());
+            assert_eq!(*symbolizer.unresolved(), BTreeMap::from([(Reason::Unreadable, 1)]));
+            assert_eq!(symbolizer.whole_pct(), Some(0.0));
+            assert_eq!(symbolizer.take_stale(), [1]);
+        }
+    }
+
+    #[test]
+    fn names_that_are_not_proven_are_missing_and_those_of_freed_code_are_not() {
+        let memory = made(&layout(MINOR), "f");
+        let mut symbolizer = symbolizer();
+        read(&mut symbolizer, &memory, true, true);
+        symbolizer.freed_since(CODE);
+        symbolizer.prove(true, 10);
+        assert!(symbolizer.next_stack().is_some());
+        assert_eq!(symbolizer.whole_pct(), Some(100.0));
+        read(&mut symbolizer, &memory, false, false);
+        symbolizer.prove(false, 10);
+        assert!(symbolizer.next_stack().is_some());
+        assert_eq!(symbolizer.whole_pct(), Some(100.0), "what was before the gate opened");
+        symbolizer.forget(CODE);
+        read(&mut symbolizer, &memory, true, true);
+        symbolizer.prove(false, 10);
+        assert!(symbolizer.next_stack().is_some());
+        assert_eq!(symbolizer.whole_pct(), Some(50.0));
+        assert_eq!(symbolizer.unresolved()[&Reason::Unproven], 2);
     }
 }

@@ -136,8 +136,9 @@ pub(crate) fn named<M: ReadMemory>(
 ) -> (Stack, Option<f64>) {
     let mut symbolizer = Symbolizer::new(CodeCache::new(layout.clone(), None, true));
     let record: Vec<u8> = frames.iter().flat_map(bytes).collect();
-    let walked = Record { id: 1, end: walked.end, frames: &record, at_ns: 1, frees_seen: true };
-    symbolizer.read(memory, walked);
+    let (id, at_ns, frees_seen, counts) = (1, 1, true, true);
+    let end = walked.end;
+    symbolizer.read(memory, Record { id, end, frames: &record, at_ns, frees_seen, counts });
     symbolizer.prove(true, 2);
     let (_, stack) = symbolizer.next_stack().expect("one was read");
     (stack, symbolizer.whole_pct())

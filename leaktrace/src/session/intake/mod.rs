@@ -243,8 +243,9 @@ impl Intake {
         for (at_ns, event) in self.held.events(0..self.held.end()) {
             match event {
                 Event::Stack { id, end, frames } => {
-                    let frees_seen = now.window.contains(&at_ns) && at_ns > self.lost_until_ns;
-                    let walked = Walked { id, end, frames, at_ns, frees_seen };
+                    let counts = now.window.contains(&at_ns);
+                    let frees_seen = counts && at_ns > self.lost_until_ns;
+                    let walked = Walked { id, end, frames, at_ns, frees_seen, counts };
                     self.symbolizer.read(now.memory, walked);
                 }
                 Event::Free(free) => self.symbolizer.forget(free.block),
