@@ -7,6 +7,8 @@
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod world;
 
 use std::ops::Range;
 use std::time::Duration;
