@@ -203,10 +203,31 @@ impl Symbolizer {
         self.listed.remove(block)
     }
 
-    /// Reads all code objects anew, as frees were lost, and tells what those leave behind that are not there any more.
-    pub(super) fn drop_changed(&mut self, memory: &impl ReadMemory) -> Vec<Freed> {
-        let changed = self.codes.drop_changed(memory);
+    /// Frees were missed: no code that was proven so far is named before it was read once more.
+    pub(super) fn distrust(&mut self) {
+        self.codes.distrust();
+    }
+
+    /// From now on [`Self::drop_changed`] reads all code objects anew.
+    pub(super) fn begin_to_read_anew(&mut self) {
+        self.codes.begin_to_read_anew();
+    }
+
+    /// Whether some of them were not read yet.
+    pub(super) fn reads_anew(&self) -> bool {
+        self.codes.reads_anew()
+    }
+
+    /// Reads `most` of them, and tells what those leave behind that are not there any more.
+    pub(super) fn drop_changed(&mut self, memory: &impl ReadMemory, most: usize) -> Vec<Freed> {
+        let changed = self.codes.drop_changed(memory, most);
         changed.into_iter().filter_map(|code| self.listed.remove(code)).collect()
+    }
+
+    /// What those leave behind in whose place other code was found as stacks were read.
+    pub(super) fn take_replaced(&mut self) -> Vec<Freed> {
+        let replaced = self.codes.take_replaced();
+        replaced.into_iter().filter_map(|code| self.listed.remove(code)).collect()
     }
 
     /// The ids whose frames are to be sent anew, as what they stand for is not known, or not remembered any more.

@@ -46,6 +46,8 @@ struct Entry {
     header: Header,
     code: Code,
     proof: Proof,
+    /// How often all code had been distrusted when it was read.
+    distrusted: u64,
 }
 
 /// Whether what was read is what ran when a stack was walked, before it was read.
@@ -73,6 +75,11 @@ pub struct CodeCache {
     bytes: usize,
     strings: FxHashSet<Arc<str>>,
     stats: CacheStats,
+    distrusted: u64,
+    /// The addresses that are still to be read anew.
+    unread: Vec<u64>,
+    /// Where other code was found in the place of what was remembered.
+    replaced: Vec<u64>,
 }
 
 impl CodeCache {
@@ -90,6 +97,9 @@ impl CodeCache {
             bytes: 0,
             strings: FxHashSet::default(),
             stats: CacheStats::default(),
+            distrusted: 0,
+            unread: Vec::new(),
+            replaced: Vec::new(),
         }
     }
 
@@ -104,26 +114,41 @@ impl CodeCache {
         address: u64,
         ran_ns: u64,
     ) -> Result<bool, Reason> {
-        let known = self.codes.get(&address).map(|entry| (entry.proof, entry.header));
-        if let Some((Proof::Proven, header)) = known
-            && (self.frees_seen || Header::read(memory, &self.layout, address) == Ok(header))
+        if let Some(entry) = self.codes.get(&address)
+            && entry.proof == Proof::Proven
+            && self.is_trusted(memory, address, entry)
         {
             return Ok(true);
         }
         let before = self.codes.remove(&address);
         self.bytes -= before.as_ref().map_or(0, |entry| entry.code.bytes());
-        let mut entry = self.read(memory, address)?;
-        let same = before.as_ref().is_some_and(|before| before.code == entry.code);
+        let found = self.read(memory, address);
+        let is_same = |before: &Entry| found.as_ref().is_ok_and(|it| it.code == before.code);
+        let same = before.as_ref().is_some_and(is_same);
+        if before.is_some() && !same && self.frees_seen {
+            self.replaced.push(address);
+        }
+        let mut entry = found?;
         self.stats.replaced += u64::from(before.is_some() && !same);
         // The same before it ran and now: so it was in between.
-        let since = before.filter(|_| same).map(|before| before.proof);
-        let held = matches!(since, Some(Proof::Since(since)) if since < ran_ns);
+        let held = match before.filter(|_| same).map(|before| before.proof) {
+            Some(Proof::Since(since)) => since < ran_ns,
+            proof => proof == Some(Proof::Proven),
+        };
         if held || !self.frees_seen {
             entry.proof = Proof::Proven;
         }
         let proven = entry.proof == Proof::Proven;
         self.insert(address, entry);
         Ok(proven)
+    }
+
+    /// Whether the code object that `entry` remembers, and that was proven, is there without any doubt.
+    fn is_trusted(&self, memory: &impl ReadMemory, address: u64, entry: &Entry) -> bool {
+        if self.frees_seen {
+            return entry.distrusted == self.distrusted;
+        }
+        Header::read(memory, &self.layout, address) == Ok(entry.header)
     }
 
     /// Function, file and line of the code object at `address`, as it is remembered, where it runs the instruction at
@@ -173,16 +198,46 @@ impl CodeCache {
         }
     }
 
-    /// Reads all anew, and drops what is not there any more though nobody was told that it was freed.
-    pub fn drop_changed(&mut self, memory: &impl ReadMemory) -> Vec<u64> {
-        let same = |(address, entry): &(&u64, &Entry)| {
-            let found = read(memory, &self.layout, **address, self.code_type);
-            found.as_ref() == Ok(&entry.code)
-        };
-        let changed = self.codes.iter().filter(|entry| !same(entry)).map(|(&address, _)| address);
-        let changed: Vec<u64> = changed.collect();
-        changed.iter().for_each(|&address| self.forget(address));
+    /// Something may have been freed that nobody was told of: what was proven is looked at once more before it counts.
+    pub fn distrust(&mut self) {
+        self.distrusted += 1;
+    }
+
+    /// The same; from now on [`Self::drop_changed`] reads all that is remembered.
+    pub fn begin_to_read_anew(&mut self) {
+        self.distrust();
+        self.unread.clear();
+        self.unread.extend(self.codes.keys());
+    }
+
+    /// Whether some of that was not read yet.
+    #[must_use]
+    pub fn reads_anew(&self) -> bool {
+        !self.unread.is_empty()
+    }
+
+    /// Reads so many of them at `most`, and drops those that are not there any more though nobody was told that they
+    /// were freed.
+    pub fn drop_changed(&mut self, memory: &impl ReadMemory, most: usize) -> Vec<u64> {
+        let mut changed = Vec::new();
+        let rest = self.unread.len().saturating_sub(most);
+        for address in self.unread.split_off(rest) {
+            let Some(entry) = self.codes.get_mut(&address) else { continue };
+            let found = read(memory, &self.layout, address, self.code_type);
+            if found.as_ref() == Ok(&entry.code) {
+                entry.distrusted = self.distrusted;
+            } else {
+                self.forget(address);
+                changed.push(address);
+            }
+        }
         changed
+    }
+
+    /// The addresses at which [`Self::look`] found other code than was remembered, or none, since this was asked last.
+    /// Without `frees_seen` there are none.
+    pub fn take_replaced(&mut self) -> Vec<u64> {
+        std::mem::take(&mut self.replaced)
     }
 
     /// Whether a code object at `address` is remembered: its block may be freed.
@@ -212,7 +267,7 @@ impl CodeCache {
         self.stats.reads += 1;
         code.function = self.share(code.function);
         code.file = self.share(code.file);
-        Ok(Entry { header, code, proof: Proof::Open })
+        Ok(Entry { header, code, proof: Proof::Open, distrusted: self.distrusted })
     }
 
     fn insert(&mut self, address: u64, entry: Entry) {

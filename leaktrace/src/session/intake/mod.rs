@@ -5,13 +5,13 @@
 //! new stack on, records therefore wait: until what its code objects are was read, and what was recorded meanwhile was
 //! looked through for their frees. Where there is no new stack, and that is nearly always, nothing waits.
 
+mod losses;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
 mod world;
 
 use std::ops::Range;
-use std::time::Duration;
 
 use leaktrace_common::counter::Counter;
 use leaktrace_common::event::Event;
@@ -22,16 +22,10 @@ use super::symbolize::{Symbolizer, Walked};
 use crate::kernel::{Drained, Mark, Programs};
 use crate::stack::Stack;
 use crate::target::memory::ReadMemory;
+use losses::Losses;
 
 /// Records that are taken before anything else is looked at.
 const BATCH: usize = 100_000;
-
-/// While frees are lost, code objects are read anew: for one part in so many of the time at most, where that takes long.
-/// Code that is replaced in between lends its name to other code until the next time.
-const READING_SHARE: u32 = 10;
-
-/// What is not long.
-const SHORT_READING: Duration = Duration::from_millis(1);
 
 /// Where records come from.
 pub(super) trait Source {
@@ -89,39 +83,17 @@ pub(super) struct Intake {
     held: Held,
     /// The part of `held` whose stacks were read, and the records that are still to come before these can be proven.
     awaited: Option<(usize, Mark)>,
-    frees_lost: u64,
-    /// Whether there may be frees that came to no probe, and that nothing was done about yet.
-    unseen: bool,
-    /// Whether there are still such frees.
-    still_unseen: bool,
-    /// Until then frees were lost: stacks that were walked before are not proven by those that were not.
-    lost_until_ns: u64,
-    next_reading_ns: u64,
+    losses: Losses,
 }
 
 impl Intake {
     pub(super) fn new(symbolizer: Symbolizer) -> Self {
-        Self {
-            symbolizer,
-            held: Held::default(),
-            awaited: None,
-            frees_lost: 0,
-            unseen: false,
-            still_unseen: false,
-            lost_until_ns: 0,
-            next_reading_ns: 0,
-        }
+        Self { symbolizer, held: Held::default(), awaited: None, losses: Losses::default() }
     }
 
     /// Since this was said last, or ever, frees came to no probe that nobody counts as lost, and do so still if `still`.
     pub(super) fn frees_unseen(&mut self, still: bool) {
-        self.unseen = true;
-        self.still_unseen = still;
-    }
-
-    /// Whether there may be frees that are in no record, and that nothing was done about yet.
-    fn misses_frees(&self, source: &impl Source) -> bool {
-        self.unseen || source.frees_lost() != self.frees_lost
+        self.losses.unseen(still);
     }
 
     /// Whether new stacks wait for their names.
@@ -142,12 +114,13 @@ impl Intake {
             Some(awaited) => awaited,
             None => {
                 let mark = source.written();
-                self.look_for_losses(source, now, &mut tell);
+                let freed = self.losses.look(source, &mut self.symbolizer, now);
+                freed.into_iter().map(Told::Freed).for_each(&mut tell);
                 taken += self.take(source, mark, &mut tell);
                 if self.held.is_empty() {
                     return taken;
                 }
-                self.read_names(now);
+                self.read_names(now, &mut tell);
                 (self.held.end(), source.written())
             }
         };
@@ -159,7 +132,8 @@ impl Intake {
         }
         self.awaited = None;
         let now_ns = (now.clock)();
-        let is_complete = ahead.reached && !self.misses_frees(source) && now.window.end > now_ns;
+        let is_complete =
+            ahead.reached && !self.losses.since_look(source) && now.window.end > now_ns;
         self.symbolizer.prove(is_complete, now_ns);
         self.tell_first(first, &mut tell);
         if is_complete && !self.held.has_stacks() {
@@ -180,37 +154,10 @@ impl Intake {
             self.symbolizer.prove(false, (now.clock)());
             self.tell_first(first, &mut tell);
         }
-        self.read_names(now);
+        self.read_names(now, &mut tell);
         self.symbolizer.prove(false, (now.clock)());
         self.tell_first(self.held.end(), &mut tell);
         0
-    }
-
-    /// Where frees were lost or not seen, code objects that are not what they were are taken for freed before any record that is
-    /// still to be told.
-    fn look_for_losses<M: ReadMemory>(
-        &mut self,
-        source: &impl Source,
-        now: &Now<'_, M>,
-        tell: &mut impl FnMut(Told<'_>),
-    ) {
-        let lost = source.frees_lost();
-        if !self.unseen && lost == self.frees_lost {
-            return;
-        }
-        let began = (now.clock)();
-        self.lost_until_ns = began;
-        if began < self.next_reading_ns {
-            return;
-        }
-        self.symbolizer.drop_changed(now.memory).into_iter().map(Told::Freed).for_each(tell);
-        let ended = (now.clock)();
-        let took = Duration::from_nanos(ended.saturating_sub(began));
-        if took > SHORT_READING {
-            self.next_reading_ns = ended + (took * READING_SHARE).as_nanos() as u64;
-        }
-        self.frees_lost = lost;
-        self.unseen = self.still_unseen;
     }
 
     /// Takes what lies before `mark`. Tells of it at once up to the first new stack.
@@ -240,13 +187,14 @@ impl Intake {
         taken.records
     }
 
-    /// Reads the code objects of all new stacks that wait.
-    fn read_names<M: ReadMemory>(&mut self, now: &Now<'_, M>) {
+    /// Reads the code objects of all new stacks that wait. What is found replaced then is taken for freed before any of
+    /// them.
+    fn read_names<M: ReadMemory>(&mut self, now: &Now<'_, M>, tell: &mut impl FnMut(Told<'_>)) {
         for (at_ns, event) in self.held.events(0..self.held.end()) {
             match event {
                 Event::Stack { id, end, frames } => {
                     let counts = now.window.contains(&at_ns);
-                    let frees_seen = counts && at_ns > self.lost_until_ns;
+                    let frees_seen = counts && !self.losses.after(at_ns);
                     let walked = Walked { id, end, frames, at_ns, frees_seen, counts };
                     self.symbolizer.read(now.memory, walked);
                 }
@@ -254,6 +202,7 @@ impl Intake {
                 Event::Alloc(_) | Event::Realloc(_) => {}
             }
         }
+        self.symbolizer.take_replaced().into_iter().map(Told::Freed).for_each(tell);
     }
 
     /// The same for records without new stacks.

@@ -1,7 +1,9 @@
 //! What is told of a made-up target's records, and with which names.
 
-use super::world::{ALWAYS, Listener, Memory, World, clock, intake, names, round};
+use super::world::{ALWAYS, Listener, MINOR, Memory, TIME, World, clock, intake, names, round};
 use super::*;
+use crate::cpython::code::CodeCache;
+use crate::cpython::code::made::layout;
 
 /// How many targets of each kind there are.
 const SEEDS: u64 = 10;
@@ -121,6 +123,34 @@ fn where_the_free_of_named_code_is_lost_its_name_ends() {
     world.borrow_mut().run(&[0]);
     round(&mut intake, &world, &ALWAYS, &mut heard);
     assert_eq!(names(&heard), ["f00001", "?", "f00002"]);
+}
+
+#[test]
+fn where_a_lost_free_is_counted_and_not_yet_done_the_name_ends_once_it_is() {
+    // Without the GIL, references do not tell that code is about to be freed.
+    let mut shared = layout(MINOR);
+    shared.object.refcnt = None;
+    let mut intake = Intake::new(Symbolizer::new(CodeCache::new(shared, None, true)));
+    let (world, mut heard) = (World::new(), Listener::default());
+    world.borrow_mut().make(0);
+    world.borrow_mut().run(&[0]);
+    round(&mut intake, &world, &ALWAYS, &mut heard);
+    world.borrow_mut().lost += 1;
+    round(&mut intake, &world, &ALWAYS, &mut heard);
+    world.borrow_mut().make(0);
+    world.borrow_mut().run(&[0, 0]);
+    round(&mut intake, &world, &ALWAYS, &mut heard);
+    assert_eq!(names(&heard), ["f00001", "f00002"], "new stacks have no name that was");
+    world.borrow_mut().lost += 1;
+    round(&mut intake, &world, &ALWAYS, &mut heard);
+    world.borrow_mut().make(0);
+    TIME.with_borrow_mut(|time| *time += 30_000_000);
+    world.borrow_mut().run(&[0, 0]);
+    round(&mut intake, &world, &ALWAYS, &mut heard);
+    assert_eq!(names(&heard)[2..], ["?"]);
+    world.borrow_mut().run(&[0, 0]);
+    round(&mut intake, &world, &ALWAYS, &mut heard);
+    assert_eq!(names(&heard)[3..], ["f00003"]);
 }
 
 #[test]

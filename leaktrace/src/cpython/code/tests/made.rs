@@ -56,13 +56,38 @@ fn what_is_in_doubt_is_proven_by_what_is_the_same_before_and_after() {
     assert_eq!(cache.look(&memory, CODE, 100), Ok(false), "it ran before it was first read");
     cache.doubt(CODE, 200);
     assert_eq!(cache.look(&memory, CODE, 201), Ok(true));
-    assert!(cache.drop_changed(&memory).is_empty());
+    cache.begin_to_read_anew();
+    assert!(cache.drop_changed(&memory, 1).is_empty());
     rename(&mut memory, "new");
-    assert_eq!(cache.drop_changed(&memory), [CODE]);
+    cache.begin_to_read_anew();
+    assert_eq!(cache.drop_changed(&memory, 1), [CODE]);
     assert_eq!(cache.look(&memory, CODE, 300), Ok(false));
     cache.doubt(CODE, 400);
     rename(&mut memory, "old");
     assert_eq!(cache.look(&memory, CODE, 500), Ok(false), "it is not the same");
+}
+
+#[test]
+fn what_is_distrusted_is_proven_by_another_look() {
+    let mut memory = made(&layout(12), "old");
+    let mut cache = CodeCache::new(layout(12), None, true);
+    assert_eq!(cache.look(&memory, CODE, 5), Ok(false));
+    cache.prove(CODE);
+    cache.distrust();
+    assert_eq!(cache.look(&memory, CODE, 6), Ok(true));
+    assert_eq!(cache.stats().reads, 2);
+    assert!(cache.take_replaced().is_empty());
+    rename(&mut memory, "new");
+    assert_eq!(cache.look(&memory, CODE, 7), Ok(true), "it is trusted again");
+    cache.distrust();
+    assert_eq!(cache.look(&memory, CODE, 8), Ok(false));
+    assert_eq!(cache.take_replaced(), [CODE]);
+    cache.prove(CODE);
+    memory.0.remove(&CODE);
+    cache.distrust();
+    assert_eq!(cache.look(&memory, CODE, 9), Err(Reason::Unreadable));
+    assert_eq!(cache.take_replaced(), [CODE]);
+    assert!(cache.take_replaced().is_empty());
 }
 
 #[test]
