@@ -27,23 +27,24 @@ pub(super) struct Signals {
 
 impl Signals {
     pub(super) fn listen() -> anyhow::Result<Self> {
-        let leave = Arc::new(AtomicBool::new(false));
-        for number in [SIGINT, SIGTERM, SIGHUP, SIGQUIT] {
-            signal_hook::flag::register_conditional_shutdown(
-                number,
-                i32::from(cli::EXIT_ERROR),
-                Arc::clone(&leave),
-            )?;
-        }
-        Ok(Self {
+        // First those that note a signal: what came between the two would be lost.
+        let signals = Self {
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
             hang_up: signal(SignalKind::hangup())?,
             quit: signal(SignalKind::quit())?,
-            leave,
+            leave: Arc::new(AtomicBool::new(false)),
             heir: None,
             grace: None,
-        })
+        };
+        for number in [SIGINT, SIGTERM, SIGHUP, SIGQUIT] {
+            signal_hook::flag::register_conditional_shutdown(
+                number,
+                i32::from(cli::EXIT_ERROR),
+                Arc::clone(&signals.leave),
+            )?;
+        }
+        Ok(signals)
     }
 
     /// From now on `heir` gets the first signal: when it has ended, so has the tracing.

@@ -89,9 +89,10 @@ pub(super) static CLANG_3_13: Recipe = Recipe {
     kind: "as uv's: clang, ThinLTO, PGO, static",
     environment: &[
         ("CC", "clang-22"),
-        ("AR", "llvm-ar-22"),
-        ("LLVM_AR", "llvm-ar-22"),
-        ("LLVM_PROFDATA", "llvm-profdata-22"),
+        ("AR", "/usr/bin/llvm-ar-22"),
+        // Configure takes nothing but a path for this one.
+        ("LLVM_AR", "/usr/bin/llvm-ar-22"),
+        ("LLVM_PROFDATA", "/usr/bin/llvm-profdata-22"),
         ("LDFLAGS", "-fuse-ld=lld"),
     ],
     configure: &["--enable-optimizations", "--with-lto=thin"],
