@@ -22,7 +22,9 @@ fn every_frame_of_every_stack_is_what_traceback_says_on_every_python() {
         // The first block of a fresh pool is lost where another is handed out before the next event shows it: measured
         // 2 of 33,000 fresh pools, in threads that begin. It is counted, and is none of the sampled blocks.
         let seen_at_all = report.number("/session/allocations_seen");
-        assert!(report.number("/session/events_lost") <= LOST * seen_at_all, "events were lost");
+        let lost = report.number("/session/events_lost");
+        let counters = &report.0["counters"];
+        assert!(lost <= LOST * seen_at_all, "{lost} events of {seen_at_all} were lost: {counters}");
         let (wanted, seen) = (Stacks::of_target(&truth["stacks"]), Stacks::of_report(&report));
         println!(
             "{} {}: {} of {} stacks right, {} different ones, {} cut",
