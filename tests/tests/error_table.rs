@@ -10,6 +10,7 @@ use std::process::{Command, Stdio};
 use leaktrace::cpython::debug_offsets::DebugOffsetsError;
 use leaktrace::cpython::version::{Version, VersionError};
 use leaktrace::kernel::KernelError;
+use leaktrace::session::SessionError;
 use leaktrace::target::module::ModuleError;
 use leaktrace_tests::{Target, Tracer, can_trace, debian_python, leaktrace, pythons};
 
@@ -148,7 +149,7 @@ fn without_rights(folder: &Path, pid: &str) -> Command {
 fn of_other_hosts() -> Vec<Row> {
     let python2 = Version { major: 2, minor: 7, micro: 18, text: "2.7.18".to_owned() };
     let python35 = Version { major: 3, minor: 5, micro: 10, text: "3.5.10".to_owned() };
-    let errors: [(&'static str, String); 9] = [
+    let errors: [(&'static str, String); 10] = [
         (
             "PyPy",
             ModuleError::PyPy { pid: 0, path: "/usr/lib/libpypy3-c.so".to_owned() }.to_string(),
@@ -159,6 +160,7 @@ fn of_other_hosts() -> Vec<Row> {
             "a free-threaded build without a table",
             DebugOffsetsError::FreeThreaded { minor: 15 }.to_string(),
         ),
+        ("hooks that never settle", SessionError::Restless { pid: 0 }.to_string()),
         ("a machine that is no x86-64", KernelError::Architecture("aarch64").to_string()),
         ("an old kernel", KernelError::TooOld { found: "4.19.0".to_owned() }.to_string()),
         (

@@ -72,19 +72,19 @@ impl Claim {
     /// in between put back the tables that they saved, open as these were: then once more.
     ///
     /// # Errors
-    /// As [`Self::close_left_open`] and [`Target::recognise`].
+    /// As [`Self::close_left_open`] and [`Target::recognise`], and [`SessionError::Restless`]: what is taken for a closed
+    /// slot while it is open would be put back open in the end.
     pub(super) async fn recognise(&self) -> Result<(Target, bool), SessionError> {
         let mut was_open = false;
-        let mut tries = 0;
-        loop {
+        for _ in 0..MOST_TRIES {
             let repair = self.close_left_open()?;
             was_open |= repair.closed + repair.closed_behind_hooks > 0;
             let target = Target::recognise(self.process.pid()).await?;
-            tries += 1;
-            if tries == MOST_TRIES || !is_open(&target) {
+            if !is_open(&target) {
                 return Ok((target, was_open));
             }
         }
+        Err(SessionError::Restless { pid: self.process.pid() })
     }
 
     /// The lock alone.

@@ -69,6 +69,14 @@ pub enum SessionError {
         /// What was not found.
         missing: &'static str,
     },
+    /// Its tables do not hold still.
+    #[error(
+        "cannot trace `{pid}`: hooks come and go over its allocator tables all the time; try again when it is quieter"
+    )]
+    Restless {
+        /// The process.
+        pid: u32,
+    },
     /// No function has a place for a probe.
     #[error("nothing to probe: no allocator function of this CPython has a place for a probe")]
     NothingToProbe,
