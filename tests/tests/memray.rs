@@ -77,6 +77,15 @@ fn check(report: &Report, made: &[Value], lots: f64) {
     assert_eq!(report.counter("prediction_wrong"), 0.0);
 }
 
+/// Traces one lot, which is as `made` has it.
+fn traced_once(target: &mut Target, made: &[Value]) -> Report {
+    let tracer = Tracer::start(target.pid, &[]);
+    kept(target);
+    let report = tracer.stop();
+    check(&report, made, 1.0);
+    report
+}
+
 #[test]
 fn each_block_is_recorded_once_while_memray_is_there() {
     if !can_trace() {
@@ -98,19 +107,13 @@ fn each_block_is_recorded_once_while_memray_is_there() {
     assert_eq!(doctor(target.pid), Found::Nothing);
     println!("{}: memray was there before, and goes", python.version);
     attach(&python, target.pid, &file, true);
-    let tracer = Tracer::start(target.pid, &[]);
-    kept(&mut target);
-    let report = tracer.stop();
-    check(&report, &made, 1.0);
+    let report = traced_once(&mut target, &made);
     assert!(report.warnings().contains("hooks of another tool"), "{}", report.warnings());
     detach(&python, target.pid);
     assert_eq!(doctor(target.pid), Found::Nothing);
     println!("{}: memray leaves the interpreter's allocators alone", python.version);
     attach(&python, target.pid, &file, false);
-    let tracer = Tracer::start(target.pid, &[]);
-    kept(&mut target);
-    let report = tracer.stop();
-    check(&report, &made, 1.0);
+    let report = traced_once(&mut target, &made);
     assert_eq!(report.0["session"]["self_check"]["predictions"], "right");
     assert_eq!(target.ask("result")["wrong"], 0);
     assert_eq!(doctor(target.pid), Found::Nothing);

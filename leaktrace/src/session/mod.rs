@@ -155,11 +155,11 @@ impl Session {
         let mut aggregator = aggregator(&options, &attached);
         let heap = HeapCheck::start(&target, &mut aggregator);
         let children = Children::watch(&mut programs, config.forks, &options, &mut warnings);
-        let (opening_ns, misses) = open(&attached, &mut warnings)?;
+        let opening = open(&attached, &mut warnings)?;
         let opened_ns = now_ns();
         aggregator.begin(opened_ns);
         Ok(Self {
-            intake: intake(&target, &attached, misses),
+            intake: intake(&target, &attached, opening.misses),
             about: About::of(&target.process),
             limit_bytes: target.process.memory_limit().ok().flatten(),
             rss_start: target.process.rss().ok(),
@@ -177,8 +177,8 @@ impl Session {
             started: Instant::now(),
             started_at: SystemTime::now(),
             malformed: 0,
-            hooks: HookWatch::start(misses),
-            unwanted: UnwantedHits::since(attach_began, opening_ns),
+            hooks: HookWatch::start(opening.misses),
+            unwanted: UnwantedHits::since(attach_began, opening.began_ns),
             closed: false,
             window: opened_ns..u64::MAX,
             warnings,
@@ -412,9 +412,15 @@ fn return_probes(
     Ok(false)
 }
 
-/// Opens the gate; returns when that began, and whether it was opened in part only.
-fn open(attached: &Attached, warnings: &mut Vec<String>) -> Result<(u64, bool), SessionError> {
-    let opening_ns = now_ns();
+/// How the gate was opened.
+struct Opening {
+    began_ns: u64,
+    /// Whether somebody's hooks stand in a slot, so that calls are missed.
+    misses: bool,
+}
+
+fn open(attached: &Attached, warnings: &mut Vec<String>) -> Result<Opening, SessionError> {
+    let began_ns = now_ns();
     let outcomes = attached.gate.open().map_err(SessionError::Gate)?;
     let foreign = outcomes.iter().filter(|&&outcome| outcome == Outcome::Foreign).count();
     if foreign > 0 {
@@ -423,5 +429,5 @@ fn open(attached: &Attached, warnings: &mut Vec<String>) -> Result<(u64, bool), 
             outcomes.len()
         ));
     }
-    Ok((opening_ns, foreign > 0))
+    Ok(Opening { began_ns, misses: foreign > 0 })
 }
