@@ -4,10 +4,25 @@
 //! of the pid can lead a later read or write into another program.
 
 use std::fs::{File, OpenOptions};
-use std::io;
+use std::io::{self, IoSliceMut};
 use std::os::unix::fs::FileExt as _;
 
 use leaktrace_common::memory::{Fault, Memory};
+use nix::errno::Errno;
+use nix::sys::uio::{RemoteIoVec, process_vm_readv};
+use nix::unistd::Pid;
+
+/// Spans that one system call reads at most: `UIO_MAXIOV` of the kernel's `include/uapi/linux/uio.h`.
+const MOST_SPANS: usize = 1024;
+
+/// A stretch of memory to read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span {
+    /// Where it begins.
+    pub address: u64,
+    /// Its bytes.
+    pub bytes: usize,
+}
 
 /// Reads bytes of a target's memory.
 pub trait ReadMemory {
@@ -36,12 +51,34 @@ pub trait ReadMemory {
         self.read_bytes(address, &mut bytes)?;
         Ok(u32::from_le_bytes(bytes))
     }
+
+    /// Reads many spans, one behind the other into `buffer`, which has room for all; says of each whether it was read.
+    fn read_many(&self, spans: &[Span], buffer: &mut [u8]) -> Vec<bool> {
+        one_by_one(self, spans, buffer)
+    }
+}
+
+/// One read for each span.
+fn one_by_one(
+    memory: &(impl ReadMemory + ?Sized),
+    spans: &[Span],
+    mut buffer: &mut [u8],
+) -> Vec<bool> {
+    let mut read = Vec::with_capacity(spans.len());
+    for span in spans {
+        let Some((piece, rest)) = buffer.split_at_mut_checked(span.bytes) else { break };
+        read.push(memory.read_bytes(span.address, piece).is_ok());
+        buffer = rest;
+    }
+    read.resize(spans.len(), false);
+    read
 }
 
 /// The memory of a live process.
 #[derive(Debug)]
 pub struct ProcessMemory {
     file: File,
+    pid: Pid,
 }
 
 impl ProcessMemory {
@@ -51,7 +88,7 @@ impl ProcessMemory {
     /// Whatever opening `/proc/PID/mem` fails with: no such process, or no permission.
     pub fn open(pid: u32) -> io::Result<Self> {
         let file = OpenOptions::new().read(true).write(true).open(format!("/proc/{pid}/mem"))?;
-        Ok(Self { file })
+        Ok(Self { file, pid: Pid::from_raw(pid.cast_signed()) })
     }
 
     /// Opens the memory of `pid` for reading alone.
@@ -59,7 +96,8 @@ impl ProcessMemory {
     /// # Errors
     /// As [`open`](Self::open).
     pub fn open_to_read(pid: u32) -> io::Result<Self> {
-        Ok(Self { file: File::open(format!("/proc/{pid}/mem"))? })
+        let file = File::open(format!("/proc/{pid}/mem"))?;
+        Ok(Self { file, pid: Pid::from_raw(pid.cast_signed()) })
     }
 
     /// Writes a pointer in one piece. On x86-64 the kernel copies an aligned word by one store of 8 bytes, or by
@@ -76,12 +114,66 @@ impl ProcessMemory {
         }
         self.file.write_all_at(&pointer.to_le_bytes(), address)
     }
+
+    /// Reads `spans` by as few system calls as there are faults; `None` where the kernel refuses that call.
+    fn read_at_once(&self, spans: &[Span], buffer: &mut [u8]) -> Option<Vec<bool>> {
+        let mut read = vec![false; spans.len()];
+        let (mut first, mut start) = (0, 0);
+        while let Some(left) = spans.get(first..).filter(|left| !left.is_empty()) {
+            let left = left.get(..MOST_SPANS).unwrap_or(left);
+            let remote: Vec<RemoteIoVec> = left.iter().copied().map(remote).collect();
+            let room = left.iter().map(|span| span.bytes).sum::<usize>();
+            let piece = buffer.get_mut(start..start + room)?;
+            let came = match process_vm_readv(self.pid, &mut [IoSliceMut::new(piece)], &remote) {
+                Ok(came) => came,
+                Err(Errno::EFAULT) => 0,
+                Err(Errno::ESRCH) => return Some(read),
+                Err(_) => return None,
+            };
+            let (mut whole, mut end) = (0, 0);
+            while let Some(span) = left.get(whole).filter(|span| end + span.bytes <= came) {
+                end += span.bytes;
+                whole += 1;
+            }
+            read.iter_mut().skip(first).take(whole).for_each(|read| *read = true);
+            // What stopped the call is the span behind those that came whole.
+            let failed = left.get(whole).map_or(0, |span| span.bytes);
+            first += whole + usize::from(whole < left.len());
+            start += end + failed;
+        }
+        Some(read)
+    }
+
+    /// Whether the address space that was opened is still there: one that nobody uses reads as empty.
+    fn is_there(&self, address: u64) -> bool {
+        self.file.read_at(&mut [0], address).is_ok_and(|came| came == 1)
+    }
+}
+
+fn remote(span: Span) -> RemoteIoVec {
+    RemoteIoVec { base: span.address as usize, len: span.bytes }
 }
 
 impl ReadMemory for ProcessMemory {
     fn read_bytes(&self, address: u64, buffer: &mut [u8]) -> Result<(), Fault> {
         // A target that is gone reads as zero bytes without an error, which `read_exact_at` reports as an end of file.
         self.file.read_exact_at(buffer, address).map_err(|_cause| Fault)
+    }
+
+    /// By `process_vm_readv`, which names the process by its pid: that it was still the one that was opened is asked
+    /// afterwards. An address space that is there then was there before, and only its own process led to it.
+    fn read_many(&self, spans: &[Span], buffer: &mut [u8]) -> Vec<bool> {
+        if spans.len() < 2 {
+            return one_by_one(self, spans, buffer);
+        }
+        let Some(mut read) = self.read_at_once(spans, buffer) else {
+            return one_by_one(self, spans, buffer);
+        };
+        let known = spans.iter().zip(&read).find(|&(_, &read)| read);
+        if known.is_some_and(|(span, _)| !self.is_there(span.address)) {
+            read.fill(false);
+        }
+        read
     }
 }
 
@@ -103,7 +195,37 @@ impl Memory for ProcessMemory {
 mod tests {
     use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-    use super::ProcessMemory;
+    use super::{ProcessMemory, ReadMemory as _, Span};
+
+    #[test]
+    fn many_spans_are_read_at_once_and_those_that_cannot_are_told() {
+        let memory = ProcessMemory::open_to_read(std::process::id()).unwrap();
+        let words: Vec<u64> = (0..3000).collect();
+        let address = |index: usize| (&raw const words[index]) as u64;
+        let mut spans: Vec<Span> =
+            (0..words.len()).map(|index| Span { address: address(index), bytes: 8 }).collect();
+        for wrong in [0, 1, 1500, 2999] {
+            spans[wrong].address = 8;
+        }
+        let mut buffer = vec![0; 8 * words.len()];
+        let read = memory.read_many(&spans, &mut buffer);
+        let came = buffer.as_chunks().0.iter().map(|word| u64::from_le_bytes(*word));
+        for (index, (word, read)) in came.zip(read).enumerate() {
+            assert_eq!(read, ![0, 1, 1500, 2999].contains(&index), "{index}");
+            assert!(!read || word == words[index]);
+        }
+    }
+
+    #[test]
+    fn many_spans_of_a_process_that_ended_are_not_read() {
+        let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+        let memory = ProcessMemory::open_to_read(child.id()).unwrap();
+        let mapped = crate::target::maps::read(child.id()).unwrap()[0].range.start;
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let spans = [Span { address: mapped, bytes: 8 }; 3];
+        assert_eq!(memory.read_many(&spans, &mut [0; 24]), [false; 3]);
+    }
 
     #[test]
     fn a_pointer_is_never_seen_half_written() {
