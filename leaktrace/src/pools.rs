@@ -42,6 +42,16 @@ impl PoolMap {
         Self { pool_bytes, arenas: arenas.into() }
     }
 
+    /// The pools that had live blocks, with the bytes of a block.
+    pub fn pools(&self) -> impl Iterator<Item = (u64, u64)> {
+        let of = |arena: &'_ ArenaPools| {
+            let addresses = (arena.base..).step_by(self.pool_bytes.max(1) as usize);
+            let pools = addresses.zip(arena.classes.iter().map(|&units| u64::from(units) * UNIT));
+            pools.filter(|&(_, block_bytes)| block_bytes > 0).collect::<Vec<_>>()
+        };
+        self.arenas.iter().flat_map(of)
+    }
+
     /// Bytes of the blocks of the pool that `address` lies in; `None` where it lies in no pool with live blocks.
     #[must_use]
     pub fn block_bytes(&self, address: u64) -> Option<u64> {
@@ -69,5 +79,7 @@ mod tests {
         assert_eq!(map.block_bytes(0x20_c000), None);
         assert_eq!(map.block_bytes(0x0f_ffff), None);
         assert_eq!(PoolMap::default().block_bytes(0), None);
+        let pools: Vec<_> = map.pools().collect();
+        assert_eq!(pools, [(0x10_0000, 32), (0x20_0000, 512), (0x20_8000, 16)]);
     }
 }

@@ -30,8 +30,19 @@ impl Resident {
         Self { pagemap: any.then(open).flatten() }
     }
 
+    /// What a file says that is laid out as `/proc/PID/pagemap`.
+    #[cfg(test)]
+    pub(crate) const fn from_pagemap(pagemap: File) -> Self {
+        Self { pagemap: Some(pagemap) }
+    }
+
+    /// Whether nothing was swapped out, so that no page need be asked for.
+    pub(crate) const fn is_whole(&self) -> bool {
+        self.pagemap.is_none()
+    }
+
     /// The first addresses of the pages of `range` that are swapped out.
-    pub(super) fn swapped(&self, range: Range<u64>) -> BTreeSet<u64> {
+    pub(crate) fn swapped(&self, range: Range<u64>) -> BTreeSet<u64> {
         let Some(pagemap) = &self.pagemap else { return BTreeSet::new() };
         let pages = range.end.saturating_sub(range.start).div_ceil(PAGE);
         let mut entries = vec![0; 8 * pages as usize];
