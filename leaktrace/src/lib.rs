@@ -7,6 +7,7 @@ pub mod cpython;
 pub mod detector;
 pub mod gate;
 pub mod host;
+pub mod inspector;
 pub mod kernel;
 pub mod launch;
 pub mod pools;
