@@ -72,9 +72,20 @@ pub(crate) struct Python {
 impl Python {
     /// Starts the interpreter at `path`; `malloc` is the value of `PYTHONMALLOC`.
     pub(crate) fn start(name: &str, path: &OsStr, malloc: &str, arguments: &[&str]) -> Self {
+        Self::start_script(name, path, malloc, arguments, SCRIPT)
+    }
+
+    /// The same with another script, which says `ready` and then answers.
+    pub(crate) fn start_script(
+        name: &str,
+        path: &OsStr,
+        malloc: &str,
+        arguments: &[&str],
+        script: &str,
+    ) -> Self {
         let mut child = Command::new(path)
             .args(arguments)
-            .args(["-u", "-c", SCRIPT])
+            .args(["-u", "-c", script])
             .env("PYTHONMALLOC", malloc)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
