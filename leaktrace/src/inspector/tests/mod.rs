@@ -3,6 +3,7 @@
 mod blocks;
 mod chunks;
 mod draws;
+mod kinds;
 mod memory;
 mod objects;
 
