@@ -16,6 +16,8 @@ pub struct Config {
     /// in turn ask of the raw table is not: where hooks stand in them (debug hooks, tracemalloc), where pymalloc does
     /// not serve them, or where `raw.malloc` cannot be probed.
     pub record_at_obj: u64,
+    /// Whether hits are counted by channel, and close a gate that is open for too long: one of [`windows`].
+    pub windows: u64,
     /// The thread state.
     pub thread: ThreadLayout,
     /// The frames.
@@ -24,6 +26,16 @@ pub struct Config {
     pub pymalloc: PymallocLayout,
     /// The forks.
     pub forks: Forks,
+}
+
+/// Values of [`Config::windows`].
+pub mod windows {
+    /// The gate is open all the time.
+    pub const NONE: u64 = 0;
+    /// Hits are counted; where the kernel forbids programs to write into a process, userspace alone closes the gate.
+    pub const COUNTED: u64 = 1;
+    /// Hits are counted, and close the gate.
+    pub const CLOSED: u64 = 2;
 }
 
 /// How the target and its children are told from other processes when a process is made: offsets are the kernel's own,
@@ -51,7 +63,7 @@ pub struct Forks {
     pub depth: u64,
 }
 
-const _: () = assert!(size_of::<Config>() == 8 * (3 + 8 + 9 + 8 + 9));
+const _: () = assert!(size_of::<Config>() == 8 * (4 + 8 + 9 + 8 + 9));
 
 // SAFETY: `Config` is `repr(C)` and made of `u64` alone: no padding, no pointer, every bit pattern is valid.
 #[cfg(feature = "user")]

@@ -82,7 +82,11 @@ counters! {
     FreshPoolFound = 19, "fresh_pool_found", false, "first blocks of fresh pools found at the following event";
     /// A child of the target was made, and userspace could not be told.
     ForkLost = 20, "fork_lost", false, "forked children that leaktrace was not told of: their gate may be open";
+    /// A gate that was open for too long could not be closed by the hit that found it so.
+    GateNotClosed = 21, "gate_not_closed", false, "hits could not close a gate that was open for too long";
+    /// The first block of a fresh pool was to be told by the next event, which came in a later window.
+    FreshPoolOutlived = 22, "fresh_pool_outlived", false, "allocations not sampled: first blocks of fresh pools at the end of a window";
 }
 
 /// Slots of the counter map: one more than the highest number.
-pub const SLOTS: u32 = 21;
+pub const SLOTS: u32 = 23;

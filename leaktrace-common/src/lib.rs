@@ -14,3 +14,4 @@ pub mod memory;
 pub mod pymalloc;
 pub mod thread;
 pub mod unwind;
+pub mod window;

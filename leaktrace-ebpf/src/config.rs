@@ -12,6 +12,7 @@ static CONFIG: Config = Config {
     tgid: 0,
     fsbase: 0,
     record_at_obj: 0,
+    windows: 0,
     thread: ThreadLayout {
         source: 0,
         location: 0,
@@ -79,6 +80,13 @@ pub(crate) fn fsbase() -> u64 {
 #[inline(always)]
 pub(crate) fn record_at_obj() -> bool {
     load!(record_at_obj) != 0
+}
+
+/// Whether hits are counted, and close a gate that is open for too long: one of
+/// [`windows`](leaktrace_common::config::windows).
+#[inline(always)]
+pub(crate) fn windows() -> u64 {
+    load!(windows)
 }
 
 /// The layout of thread states.

@@ -11,6 +11,7 @@ mod maps;
 mod probes;
 mod stack;
 mod target;
+mod window;
 
 /// The kernel checks this string: the helpers that read user memory want a GPL-compatible licence.
 #[unsafe(no_mangle)]

@@ -8,6 +8,7 @@ use leaktrace_common::limits::{
     DESCENDANTS as MOST_DESCENDANTS, FORK_RING_BYTES, IN_FLIGHT, INTERPRETERS, KNOWN_STACKS,
     RING_BYTES,
 };
+use leaktrace_common::window::{GateSlots, Passed, Window, channel};
 
 /// Records for userspace, written by the programs, read by a timer: no record wakes the reader up.
 #[map]
@@ -60,6 +61,18 @@ static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(SLOTS, 0);
 #[map]
 static SWITCHES: Array<u32> = Array::with_max_entries(switch::COUNT, 0);
 
+/// How far each channel may be open; written by userspace.
+#[map]
+pub(crate) static WINDOWS: Array<Window> = Array::with_max_entries(channel::COUNT, 0);
+
+/// What the hits of each channel have come to.
+#[map]
+pub(crate) static PASSED: Array<Passed> = Array::with_max_entries(channel::COUNT, 0);
+
+/// The pointers that close each channel; written by userspace once.
+#[map]
+pub(crate) static GATES: Array<GateSlots> = Array::with_max_entries(channel::COUNT, 0);
+
 /// Whom this leaktrace traces. Maps are visible from every namespace and vanish with their process, so this is the
 /// lock against a second leaktrace on the same target; no program reads it.
 #[map(name = "LEAKTRACE_LOCK")]
@@ -83,6 +96,8 @@ pub(crate) struct Call {
     pub(crate) domain: u64,
     /// The `usedpools` that the block comes from; 0 where that is not known or does not matter.
     pub(crate) usedpools: u64,
+    /// In [`FRESH`], the window that it was made in: see [`current`](crate::window::current).
+    pub(crate) window: u64,
 }
 
 /// Counts one more of `counter`.

@@ -12,6 +12,7 @@ use leaktrace_common::counter::Counter;
 use leaktrace_common::event::{domain, kind};
 use leaktrace_common::pymalloc::{self, Prediction, Resize};
 use leaktrace_common::thread;
+use leaktrace_common::window::channel;
 
 use super::argument;
 use crate::config;
@@ -19,11 +20,13 @@ use crate::emit;
 use crate::maps::{Call, FRESH, FRESH_OF_OTHERS, IN_OBJ, MAIN, OTHERS, count, predictions_trusted};
 use crate::stack::{gil_holder, stack_id};
 use crate::target::{Target, thread_id, thread_pointer};
+use crate::window;
 
 /// `obj.malloc(ctx, size)`
 #[uprobe]
 fn obj_malloc(ctx: ProbeContext) -> u32 {
     if let Some(tid) = thread_id() {
+        window::hit(channel::OBJ);
         settle_fresh();
         enter(tid, 0, argument(&ctx, 1), false);
     }
@@ -34,6 +37,7 @@ fn obj_malloc(ctx: ProbeContext) -> u32 {
 #[uprobe]
 fn obj_calloc(ctx: ProbeContext) -> u32 {
     if let Some(tid) = thread_id() {
+        window::hit(channel::OBJ);
         settle_fresh();
         enter(tid, 0, argument(&ctx, 1).wrapping_mul(argument(&ctx, 2)), false);
     }
@@ -44,6 +48,7 @@ fn obj_calloc(ctx: ProbeContext) -> u32 {
 #[uprobe]
 fn obj_realloc(ctx: ProbeContext) -> u32 {
     if let Some(tid) = thread_id() {
+        window::hit(channel::OBJ);
         settle_fresh();
         resize(tid, argument(&ctx, 1), argument(&ctx, 2));
     }
@@ -57,6 +62,7 @@ fn obj_free(ctx: ProbeContext) -> u32 {
     if block != 0
         && let Some(tid) = thread_id()
     {
+        window::hit(channel::OBJ);
         settle_fresh();
         // Where `free` is probed at its own entry, a realloc that moves its block frees the old one here: its return
         // probe records that. (Once predictions are trusted there is none; userspace then tells by the order.)
@@ -100,6 +106,7 @@ fn enter(tid: u32, old: u64, size: u64, stays: bool) {
         tid: u64::from(tid),
         domain: u64::from(domain),
         usedpools: 0,
+        window: 0,
     };
     if domain == domain::RAW {
         wait(&call);
@@ -214,6 +221,7 @@ fn defer(tid: u32, call: &Call) {
     if call.old != 0 {
         emit::realloc(domain::OBJ, tid, call.old, 0, call.size, 0);
     }
+    let call = &Call { window: window::current(channel::OBJ), ..*call };
     if call.usedpools == config::pymalloc().usedpools {
         put(MAIN, call);
         return;
@@ -276,6 +284,11 @@ fn settle(fresh: *mut Call) {
     }
     // SAFETY: as above.
     unsafe { (*fresh).size = 0 };
+    if call.window != window::current(channel::OBJ) {
+        // What the pool has handed out meanwhile was not seen.
+        count(Counter::FreshPoolOutlived);
+        return;
+    }
     let mut layout = config::pymalloc();
     layout.usedpools = call.usedpools;
     match pymalloc::fresh_block(&Target, &layout, call.size) {

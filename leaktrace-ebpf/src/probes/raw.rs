@@ -5,6 +5,7 @@ use aya_ebpf::macros::{uprobe, uretprobe};
 use aya_ebpf::programs::{ProbeContext, RetProbeContext};
 use leaktrace_common::counter::Counter;
 use leaktrace_common::event::{domain, kind};
+use leaktrace_common::window::channel;
 
 use super::argument;
 use super::obj::is_awaited;
@@ -13,6 +14,7 @@ use crate::emit;
 use crate::maps::{Call, IN_RAW, count};
 use crate::stack::{current_thread, stack_id};
 use crate::target::thread_id;
+use crate::window;
 
 /// `raw.malloc(ctx, size)`
 #[uprobe]
@@ -42,6 +44,7 @@ fn raw_free(ctx: ProbeContext) -> u32 {
     if block != 0
         && let Some(tid) = thread_id()
     {
+        window::hit(channel::RAW);
         emit::free(kind::FREE, domain::RAW, tid, block);
     }
     0
@@ -57,6 +60,7 @@ fn raw_return(ctx: RetProbeContext) -> u32 {
 #[inline(always)]
 fn enter(old: u64, size: u64) {
     let Some(tid) = thread_id() else { return };
+    window::hit(channel::RAW);
     if config::record_at_obj() && is_awaited() {
         return;
     }
@@ -73,6 +77,7 @@ fn enter(old: u64, size: u64) {
         tid: u64::from(tid),
         domain: u64::from(domain::RAW),
         usedpools: 0,
+        window: 0,
     };
     if IN_RAW.insert(&bpf_get_current_pid_tgid(), &call, 0).is_err() {
         count(Counter::InFlightFull);

@@ -61,6 +61,13 @@ impl Kernel {
     }
 }
 
+/// Whether BPF programs may write into the process that runs them: a kernel that is locked down forbids it.
+#[must_use]
+pub fn may_write_into_processes() -> bool {
+    let helper = aya::sys::BpfHelper::BPF_FUNC_probe_write_user;
+    aya::sys::is_helper_supported(aya::programs::ProgramType::KProbe, helper).unwrap_or(false)
+}
+
 fn read(path: &'static str) -> Result<String, KernelError> {
     fs::read_to_string(path).map_err(|cause| KernelError::Read { path, cause })
 }

@@ -7,12 +7,15 @@ pub mod calibrate;
 pub mod features;
 mod forks;
 pub mod lock;
+pub mod priority;
 pub mod programs;
 mod ring;
+mod windows;
 
 pub use btf::PidOffsets;
 pub use programs::{Probe, Programs};
 pub use ring::{Drained, Mark};
+pub use windows::Windows;
 
 /// Why the kernel side cannot do its part.
 #[derive(Debug, thiserror::Error)]

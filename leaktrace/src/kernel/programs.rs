@@ -13,6 +13,7 @@ use leaktrace_common::counter::{Counter, SLOTS};
 use leaktrace_common::limits::RING_BYTES;
 
 use super::ring::{Drained, EventRing, Mark};
+use super::windows::Windows;
 use super::{KernelError, forks};
 
 /// The object that is built from `leaktrace-ebpf` and checked in.
@@ -66,6 +67,20 @@ impl Probe {
         Self::Calibrate,
     ];
 
+    /// Those that the target's calls run.
+    pub const TARGETS: [Self; 10] = [
+        Self::ObjMalloc,
+        Self::ObjCalloc,
+        Self::ObjRealloc,
+        Self::ObjFree,
+        Self::ObjReturn,
+        Self::RawMalloc,
+        Self::RawCalloc,
+        Self::RawRealloc,
+        Self::RawFree,
+        Self::RawReturn,
+    ];
+
     /// The program's name in the object.
     #[must_use]
     pub const fn name(self) -> &'static str {
@@ -90,6 +105,8 @@ pub struct Programs {
     pub(super) ebpf: Ebpf,
     events: EventRing,
     pub(super) forks: RingBuf<MapData>,
+    /// How far each channel of the gate may be open.
+    pub windows: Windows,
     links: BTreeMap<Probe, Vec<UProbeLinkId>>,
     log: Option<EbpfLogger<&'static dyn log::Log>>,
 }
@@ -117,12 +134,13 @@ impl Programs {
         let events = RingBuf::try_from(events).map_err(|error| map_failed("EVENTS", error))?;
         let events = EventRing::new(events).map_err(|error| map_failed("EVENTS", error))?;
         let forks = forks::take_ring(&mut ebpf)?;
+        let windows = Windows::take(&mut ebpf)?;
         let log = if log {
             Some(EbpfLogger::init(&mut ebpf).map_err(|error| load_failed(&error))?)
         } else {
             None
         };
-        Ok(Self { ebpf, events, forks, links: BTreeMap::new(), log })
+        Ok(Self { ebpf, events, forks, windows, links: BTreeMap::new(), log })
     }
 
     /// Puts `probe` on the instruction at `offset` of `file`, for the process `pid`.
@@ -337,9 +355,10 @@ fn chain(error: &dyn std::error::Error) -> String {
 
 #[cfg(test)]
 mod tests {
-    use leaktrace_common::config::{Forks, TargetIdentity};
+    use leaktrace_common::config::{Forks, TargetIdentity, windows};
     use leaktrace_common::layout::{FrameLayout, PymallocLayout, THREAD_POINTER, ThreadLayout};
 
+    use crate::kernel::features;
     use crate::kernel::lock::{Holder, Lock};
 
     use super::*;
@@ -361,6 +380,7 @@ mod tests {
             tgid: 1,
             fsbase: 0x1000,
             record_at_obj: 1,
+            windows: windows::COUNTED,
             thread: ThreadLayout {
                 source: THREAD_POINTER,
                 location: 0x1000,
@@ -382,6 +402,7 @@ mod tests {
         };
         let new = Config {
             record_at_obj: 0,
+            windows: if features::may_write_into_processes() { windows::CLOSED } else { 0 },
             thread: ThreadLayout {
                 source: leaktrace_common::layout::THREAD_TLS,
                 indirect: 1,
@@ -401,7 +422,7 @@ mod tests {
             ..old
         };
         let pointer = PymallocLayout { feature_flags: 0, ..pymalloc };
-        let newest = Config { pymalloc: pointer, ..new };
+        let newest = Config { pymalloc: pointer, windows: windows::NONE, ..new };
         let source = leaktrace_common::layout::THREAD_VECTOR;
         let loaded = Config { thread: ThreadLayout { source, ..newest.thread }, ..newest };
         [old, new, newest, loaded]
