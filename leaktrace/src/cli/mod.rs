@@ -27,9 +27,13 @@ pub const EXIT_MATCHED: u8 = 10;
 /// The command by which leaktrace starts another program; not for people.
 pub const STARTER: &str = "__start";
 
+/// The command by which leaktrace starts the guard of a gate; not for people.
+pub const GUARD: &str = "__guard";
+
 const EXIT_CODES: &str = "\
 Without --duration the trace runs until Ctrl-C or the target's end. Every allocation and every free costs the target a \
-trap meanwhile: a service that allocates without pause runs at a fraction of its speed.
+trap meanwhile: a service that allocates without pause runs at a fraction of its speed. With --budget 1% it loses one \
+percent of it, and the numbers are estimates.
 
 Exit codes: 0 done (also when the target ended, or a signal ended the tracing), 1 error, 2 usage, 10 --fail-on matched.";
 
@@ -68,6 +72,8 @@ enum TypedCommand {
     Doctor(DoctorFlags),
     #[command(name = STARTER, hide = true)]
     Start(StartFlags),
+    #[command(name = GUARD, hide = true)]
+    Guard(GuardFlags),
 }
 
 #[derive(Args, Debug)]
@@ -80,11 +86,11 @@ struct TraceFlags {
     /// How long to trace: 30s, 10m, 12h; without it until Ctrl-C or the target's end
     #[arg(long, value_name = "TIME", value_parser = units::duration)]
     duration: Option<Duration>,
-    /// Trace every allocation and free (the only mode of this version)
+    /// Trace every allocation and free, whatever that costs the target: what is done without --budget
     #[arg(long)]
     exact: bool,
-    /// Bound the cost to the target (not in this version)
-    #[arg(long, value_name = "PERCENT", value_parser = units::percent, hide = true)]
+    /// Cost the target no more than this share of its time: trace in short windows, and estimate the rest
+    #[arg(long, value_name = "PERCENT", value_parser = units::percent)]
     budget: Option<f64>,
     /// Trace the children as well, those that are there and those still to come, and report on all together
     #[arg(long)]
@@ -128,6 +134,13 @@ struct StartFlags {
     word: i32,
     #[arg(last = true, required = true)]
     command: Vec<OsString>,
+}
+
+#[derive(Args, Debug)]
+struct GuardFlags {
+    pid: u32,
+    parent: u32,
+    slots: Vec<String>,
 }
 
 #[derive(Args, Debug)]
@@ -231,6 +244,19 @@ pub enum Command {
     },
     /// Become another program.
     Start(StartOptions),
+    /// Guard the gate of a process.
+    Guard(GuardOptions),
+}
+
+/// How to guard a gate.
+#[derive(Clone, Debug)]
+pub struct GuardOptions {
+    /// The process.
+    pub pid: u32,
+    /// The leaktrace that opens its gate.
+    pub parent: u32,
+    /// The slots of the gate.
+    pub slots: Vec<String>,
 }
 
 /// How to become another program.
@@ -278,6 +304,8 @@ pub struct TraceOptions {
     pub duration: Option<Duration>,
     /// Whether the gate may be opened.
     pub gate: bool,
+    /// Percent of the target's time that tracing may cost; `None` to trace every call at any cost.
+    pub budget_pct: Option<f64>,
     /// Whether its descendants are traced as well.
     pub follow: bool,
     /// How many processes are traced at the same time then.
@@ -339,18 +367,16 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, c
         Some(TypedCommand::Start(flags)) => {
             Ok(Command::Start(StartOptions { word: flags.word, command: flags.command }))
         }
+        Some(TypedCommand::Guard(GuardFlags { pid, parent, slots })) => {
+            Ok(Command::Guard(GuardOptions { pid, parent, slots }))
+        }
         Some(TypedCommand::Doctor(flags)) => Ok(Command::Doctor { target: wanted(flags.target)? }),
     }
 }
 
 fn check_trace(flags: TraceFlags) -> Result<Command, clap::Error> {
-    if flags.budget.is_some() {
-        let text = if flags.exact {
-            "--budget and --exact exclude each other"
-        } else {
-            "--budget is not there yet: this version traces every allocation (--exact)"
-        };
-        return Err(usage(text));
+    if flags.budget.is_some() && flags.exact {
+        return Err(usage("--budget and --exact exclude each other"));
     }
     Ok(Command::Trace(TraceOptions {
         target: match flags.command.is_empty() {
@@ -359,6 +385,7 @@ fn check_trace(flags: TraceFlags) -> Result<Command, clap::Error> {
         },
         duration: flags.duration,
         gate: !flags.no_gate,
+        budget_pct: flags.budget,
         follow: flags.follow,
         max_processes: flags.max_processes.get() as usize,
         report: ReportOptions {

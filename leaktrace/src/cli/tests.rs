@@ -22,7 +22,8 @@ fn what_makes_no_sense_is_a_usage_error() {
         "leaktrace",
         "leaktrace --pid 0",
         "leaktrace --pid x",
-        "leaktrace --pid 1 --budget 1%",
+        "leaktrace --pid 1 --budget 0",
+        "leaktrace --pid 1 --budget 101%",
         "leaktrace --pid 1 --budget 1 --exact",
         "leaktrace --pid 1 --duration 3parsecs",
         "leaktrace --pid 1 --fail-on stable",
@@ -73,9 +74,14 @@ fn what_follows_two_dashes_is_a_command_as_it_stands() {
 }
 
 #[test]
-fn the_refusal_of_a_budget_is_one_line() {
-    let error = parse_line("leaktrace --pid 1 --budget 1%").unwrap_err().to_string();
-    assert_eq!(error.trim_end().lines().count(), 1, "{error}");
+fn a_budget_is_a_percentage_with_or_without_its_sign() {
+    for (flag, percent) in
+        [("--budget 1%", Some(1.0)), ("--budget 0.5", Some(0.5)), ("--exact", None)]
+    {
+        let line = format!("leaktrace --pid 1 {flag}");
+        let Command::Trace(options) = parse_line(&line).unwrap() else { panic!("{line}") };
+        assert_eq!(options.budget_pct, percent, "{line}");
+    }
 }
 
 #[test]

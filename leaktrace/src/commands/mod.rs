@@ -20,8 +20,8 @@ use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
 use tracing_subscriber::util::SubscriberInitExt as _;
 
-use crate::cli::{self, Command};
-use crate::launch;
+use crate::cli::{self, Command, GuardOptions};
+use crate::{guard, launch};
 
 /// Runs the program; returns its exit code.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
@@ -42,6 +42,9 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> u8 {
         Command::Trace(options) => trace::run(&options),
         Command::Demo(options) => demo::run(&options),
         Command::Start(options) => return launch::become_command(options.word, &options.command),
+        Command::Guard(GuardOptions { pid, parent, slots }) => {
+            guard::run(pid, parent, &slots).map(|()| cli::EXIT_DONE).map_err(anyhow::Error::from)
+        }
         Command::Ps(options) => ps::run(options),
         Command::Doctor { target } => doctor::run(&target),
     };

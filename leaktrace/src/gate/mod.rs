@@ -20,6 +20,7 @@ use crate::target::memory::{ProcessMemory, ReadMemory as _};
 
 pub mod point;
 pub mod repair;
+mod window;
 
 /// Copies of tables behind hooks that are remembered.
 const MOST_COPIES: usize = 64;
@@ -203,7 +204,7 @@ impl Gate {
     }
 
     /// Replaces the pointer at `address` if it is `from`.
-    fn write(&self, address: u64, from: u64, to: u64) -> io::Result<Outcome> {
+    fn replace(&self, address: u64, from: u64, to: u64) -> io::Result<Outcome> {
         let found = self.memory.read_u64(address).map_err(|_fault| gone())?;
         if found == to {
             return Ok(Outcome::Unchanged);
@@ -212,6 +213,15 @@ impl Gate {
             return Ok(Outcome::Foreign);
         }
         store(&self.memory, address, to)?;
+        Ok(Outcome::Written)
+    }
+
+    /// As [`replace`](Self::replace), and looks at what stands there then.
+    fn write(&self, address: u64, from: u64, to: u64) -> io::Result<Outcome> {
+        let outcome = self.replace(address, from, to)?;
+        if outcome != Outcome::Written {
+            return Ok(outcome);
+        }
         // Somebody may have replaced the pointer between the comparison and the store: a few microseconds, and CPython
         // writes its tables a few times in a process's life. Which of the two stores came last cannot be told then,
         // so nothing is written on top of it.

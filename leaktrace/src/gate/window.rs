@@ -1,0 +1,49 @@
+//! Opens and closes a gate for a window, in as few steps as can be.
+//!
+//! Unlike [`Gate::open`] it leaves alone what stands under other tools' hooks, and looks behind hooks only where a slot
+//! holds neither of its two values when it is to be closed.
+
+use std::io;
+
+use super::{Gate, Outcome};
+use crate::cpython::tables::Slot as Function;
+
+impl Gate {
+    /// Opens the slots that hold their function, frees first. Returns whether all of them are open now.
+    ///
+    /// # Errors
+    /// The target's memory cannot be read or written: it is gone. Some slots may be open.
+    pub fn open_window(&self) -> io::Result<bool> {
+        let mut all = true;
+        for slot in self.slots.iter().filter(|slot| slot.moves()) {
+            all &= self.replace(slot.address(), slot.closed, slot.open)? != Outcome::Foreign;
+        }
+        Ok(all)
+    }
+
+    /// Closes the slots of allocations. Frees are still seen.
+    ///
+    /// # Errors
+    /// As [`open_window`](Self::open_window).
+    pub fn close_allocations(&self) -> io::Result<()> {
+        self.close_slots(|function| function != Function::Free)
+    }
+
+    /// Closes the slots of frees. [`close_allocations`](Self::close_allocations) comes before that.
+    ///
+    /// # Errors
+    /// As [`open_window`](Self::open_window).
+    pub fn close_frees(&self) -> io::Result<()> {
+        self.close_slots(|function| function == Function::Free)
+    }
+
+    fn close_slots(&self, wanted: impl Fn(Function) -> bool) -> io::Result<()> {
+        let slots = self.slots.iter().filter(|slot| slot.moves() && wanted(slot.function));
+        for slot in slots {
+            if self.replace(slot.address(), slot.open, slot.closed)? == Outcome::Foreign {
+                self.close_slot(slot)?;
+            }
+        }
+        Ok(())
+    }
+}
