@@ -143,6 +143,9 @@ impl Aggregator {
             // Its low is noted when the new block is there, or the realloc failed.
             Some(block) => {
                 self.sites.change(block.site, self.axis.open).death(block.size);
+                if let Some(turnover) = &mut self.turnover {
+                    turnover.died.push(event.block);
+                }
             }
             None => self.count_older(event.block, Domain::of_event(event.head.domain)),
         }
@@ -183,20 +186,29 @@ impl Aggregator {
                 return nothing;
             }
         };
-        self.sites.change(found.site, self.axis.open).birth(birth.size);
+        self.sites.change(found.site, self.axis.open).birth(birth.size, self.weight);
         self.miss_free(displaced);
+        if let Some(turnover) = &mut self.turnover {
+            turnover.died.extend(displaced.map(|_| birth.block));
+            turnover.born.push(birth.block);
+        }
         Undo { born: Some(block), displaced }
     }
 
     fn death(&mut self, address: u64, freed: Option<Block>, domain: Domain) {
         self.totals.frees_seen += 1;
         match freed {
-            Some(block) => self.end(&block),
+            Some(block) => {
+                self.end(&block);
+                if let Some(turnover) = &mut self.turnover {
+                    turnover.died.push(address);
+                }
+            }
             None => self.count_older(address, domain),
         }
     }
 
-    fn end(&mut self, block: &Block) {
+    pub(super) fn end(&mut self, block: &Block) {
         let site = self.sites.change(block.site, self.axis.open);
         site.death(block.size);
         site.sink();
@@ -227,7 +239,7 @@ impl Aggregator {
         self.live.remove(new);
         self.totals.allocations_seen = self.totals.allocations_seen.saturating_sub(1);
         let site = self.sites.change(born.site, self.axis.open);
-        site.unbirth(born.size);
+        site.unbirth(born.size, self.weight);
         site.sink();
         if let Some(block) = undo.displaced {
             self.totals.missed_frees = self.totals.missed_frees.saturating_sub(1);

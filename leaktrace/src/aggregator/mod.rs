@@ -15,6 +15,7 @@ mod apply;
 mod books;
 mod domain;
 mod live;
+mod sampled;
 mod series;
 mod site;
 mod sites;
@@ -25,8 +26,9 @@ mod tests;
 mod threads;
 
 pub use domain::Domain;
+pub use sampled::{Born, Sample, Sampled, Sampling};
 pub use series::{OlderFrees, Point};
-pub use site::Counts;
+pub use site::{Counts, Estimated};
 pub use snapshot::{Distribution, SiteSnapshot, Snapshot};
 
 use crate::pools::PoolMap;
@@ -82,6 +84,29 @@ pub struct Aggregator {
     books: Books,
     older: OlderFrees,
     older_points: Vec<OlderFrees>,
+    /// How many births each one that is seen stands for.
+    weight: u64,
+    turnover: Option<Turnover>,
+}
+
+/// Which blocks came and went since this was asked last.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Turnover {
+    /// Addresses of blocks that were handed out; some may be gone since.
+    pub born: Vec<u64>,
+    /// Addresses of blocks that were given back; others may lie there since.
+    pub died: Vec<u64>,
+}
+
+/// A block that lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LiveBlock {
+    /// The site that counts it: an index into [`Snapshot::sites`].
+    pub site: u32,
+    /// Requested bytes.
+    pub size: u64,
+    /// When it was handed out, in [`TICK_NS`] since the trace began.
+    pub born: u32,
 }
 
 impl Aggregator {
@@ -98,6 +123,44 @@ impl Aggregator {
             books: Books::default(),
             older: OlderFrees::default(),
             older_points: Vec::new(),
+            weight: 1,
+            turnover: None,
+        }
+    }
+
+    /// From now on every birth that is seen stands for so many.
+    pub fn weigh(&mut self, weight: u64) {
+        self.weight = weight;
+    }
+
+    /// From now on it is noted which blocks come and go.
+    pub fn note_turnover(&mut self) {
+        self.turnover = Some(Turnover::default());
+    }
+
+    /// Which blocks came and went since this was asked last, where that is noted.
+    pub fn take_turnover(&mut self) -> Turnover {
+        self.turnover.as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
+    /// The block that lives at `address`.
+    #[must_use]
+    pub fn block(&self, address: u64) -> Option<LiveBlock> {
+        let live::Block { site, size, born } = self.live.get(address)?;
+        Some(LiveBlock { site, size, born })
+    }
+
+    /// The stack and the domain of a site, by its index.
+    #[must_use]
+    pub fn site(&self, index: u32) -> Option<(&Stack, Domain)> {
+        let site = self.sites.list.get(index as usize)?;
+        Some((self.sites.stack(site), site.domain))
+    }
+
+    /// The block at `address` is gone, although no free of it was seen.
+    pub fn find_dead(&mut self, address: u64) {
+        if let Some(block) = self.live.remove(address) {
+            self.end(&block);
         }
     }
 

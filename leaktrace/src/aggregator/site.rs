@@ -17,6 +17,15 @@ pub struct Counts {
     pub freed_bytes: u64,
 }
 
+/// Births, as those that were seen stand for them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Estimated {
+    /// How many.
+    pub allocations: u64,
+    /// Their requested bytes.
+    pub bytes: u64,
+}
+
 impl Counts {
     /// Blocks that live.
     #[must_use]
@@ -48,6 +57,8 @@ pub(super) struct Site {
     pub low_blocks: u64,
     /// First birth, on the events' clock.
     pub first_seen_ns: u64,
+    /// How many births, and requested bytes of births, those that were seen stand for.
+    pub estimated: Estimated,
     /// The sizes of its births.
     pub sizes: Sizes,
     /// Bytes of `sizes` when they were last counted.
@@ -68,6 +79,7 @@ impl Site {
             low_bytes: 0,
             low_blocks: 0,
             first_seen_ns,
+            estimated: Estimated::default(),
             sizes: Sizes::default(),
             counted_bytes: 0,
             points: Vec::new(),
@@ -86,9 +98,11 @@ impl Site {
         true
     }
 
-    /// Counts a birth.
+    /// Counts a birth that stands for `weight` of them.
     #[inline]
-    pub(super) fn birth(&mut self, size: u64) {
+    pub(super) fn birth(&mut self, size: u64, weight: u64) {
+        self.estimated.allocations = self.estimated.allocations.saturating_add(weight);
+        self.estimated.bytes = self.estimated.bytes.saturating_add(size.saturating_mul(weight));
         self.counts.allocations += 1;
         self.counts.allocated_bytes = self.counts.allocated_bytes.saturating_add(size);
         self.sizes.record(size);
@@ -101,6 +115,20 @@ impl Site {
         self.counts.freed_bytes = self.counts.freed_bytes.saturating_add(size);
     }
 
+    /// Counts blocks that were found alive.
+    pub(super) fn enter(&mut self, size: u64, blocks: u64) {
+        self.counts.allocations = self.counts.allocations.saturating_add(blocks);
+        let bytes = size.saturating_mul(blocks);
+        self.counts.allocated_bytes = self.counts.allocated_bytes.saturating_add(bytes);
+    }
+
+    /// Counts blocks that were found dead.
+    pub(super) fn leave(&mut self, size: u64, blocks: u64) {
+        self.counts.frees = self.counts.frees.saturating_add(blocks);
+        let bytes = size.saturating_mul(blocks);
+        self.counts.freed_bytes = self.counts.freed_bytes.saturating_add(bytes);
+    }
+
     /// Notes how low the site is now.
     #[inline]
     pub(super) fn sink(&mut self) {
@@ -108,8 +136,10 @@ impl Site {
         self.low_blocks = self.low_blocks.min(self.counts.live_blocks());
     }
 
-    /// Takes a birth back.
-    pub(super) fn unbirth(&mut self, size: u64) {
+    /// Takes a birth back that stood for `weight` of them.
+    pub(super) fn unbirth(&mut self, size: u64, weight: u64) {
+        self.estimated.allocations = self.estimated.allocations.saturating_sub(weight);
+        self.estimated.bytes = self.estimated.bytes.saturating_sub(size.saturating_mul(weight));
         self.counts.allocations = self.counts.allocations.saturating_sub(1);
         self.counts.allocated_bytes = self.counts.allocated_bytes.saturating_sub(size);
         self.sizes.forget(size);

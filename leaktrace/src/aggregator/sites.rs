@@ -97,6 +97,24 @@ impl Sites {
         .map(|site| Found { site, undefined })
     }
 
+    /// The site of a stack, made where it is new; none where there is no room for one more.
+    pub(super) fn of(&mut self, stack: &Stack, domain: Domain, at_ns: u64) -> Option<u32> {
+        if self.is_full() && !self.interned.contains_key(stack) {
+            return None;
+        }
+        let index = self.intern(stack.clone());
+        match self.stacks[index as usize].sites[domain as usize] {
+            NONE => self.add(index, domain, at_ns),
+            site => Some(site),
+        }
+    }
+
+    /// The site of a stack, if there is one.
+    pub(super) fn index_of(&self, stack: &Stack, domain: Domain) -> Option<u32> {
+        let index = *self.interned.get(stack)?;
+        Some(self.stacks[index as usize].sites[domain as usize]).filter(|&site| site != NONE)
+    }
+
     /// A site that is about to change in this interval.
     #[inline]
     pub(super) fn change(&mut self, site: u32, interval: u32) -> &mut Site {

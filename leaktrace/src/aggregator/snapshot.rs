@@ -1,8 +1,9 @@
 //! All sites as they are at one moment.
 
 use super::domain::Domain;
+use super::sampled::Sampling;
 use super::series::{OlderFrees, Point};
-use super::site::{Counts, Site};
+use super::site::{Counts, Estimated, Site};
 use super::sites::points_until_now;
 use super::{Aggregator, TICK_NS, Totals};
 use crate::stack::Stack;
@@ -27,6 +28,8 @@ pub struct SiteSnapshot {
     pub domain: Domain,
     /// Its numbers.
     pub counts: Counts,
+    /// How many births those that were seen stand for.
+    pub estimated: Estimated,
     /// First birth, on the events' clock.
     pub first_seen_ns: u64,
     /// Its points along the axis: one for each interval in which something happened to it.
@@ -35,6 +38,8 @@ pub struct SiteSnapshot {
     pub sizes: Option<Distribution>,
     /// Ages of the blocks that live, in nanoseconds (of a resolution of 4.2 ms).
     pub ages_ns: Option<Distribution>,
+    /// How sure its numbers are; `None` where every event was seen.
+    pub sampling: Option<Sampling>,
 }
 
 /// All sites.
@@ -75,21 +80,23 @@ impl Aggregator {
             totals: self.totals,
             raw_free_seen: self.options.raw_free_seen,
             older_frees: self.older_until_now(),
-            sites: sites.map(|(index, site)| self.site(site, births.of(index), at_ns)).collect(),
+            sites: sites.map(|(index, site)| self.shown(site, births.of(index), at_ns)).collect(),
         }
     }
 
-    fn site(&self, site: &Site, born: &[u32], at_ns: u64) -> SiteSnapshot {
+    fn shown(&self, site: &Site, born: &[u32], at_ns: u64) -> SiteSnapshot {
         let mut points = points_until_now(site, self.axis.open);
         count_survivors(&mut points, born, self.axis.interval_ns);
         SiteSnapshot {
             stack: self.sites.stack(site).clone(),
             domain: site.domain,
             counts: site.counts,
+            estimated: site.estimated,
             first_seen_ns: site.first_seen_ns,
             points,
             sizes: site.sizes.distribution(),
             ages_ns: ages(born, at_ns.saturating_sub(self.options.started_at_ns)),
+            sampling: None,
         }
     }
 
@@ -129,7 +136,7 @@ impl Births {
 }
 
 /// Counts each live block at the point of the interval in which it was born.
-fn count_survivors(points: &mut [Point], born: &[u32], interval_ns: u64) {
+pub(super) fn count_survivors(points: &mut [Point], born: &[u32], interval_ns: u64) {
     let mut at = 0;
     for &tick in born {
         let index = u64::from(tick) * TICK_NS / interval_ns;
@@ -142,7 +149,7 @@ fn count_survivors(points: &mut [Point], born: &[u32], interval_ns: u64) {
     }
 }
 
-fn ages(born: &[u32], now_ns: u64) -> Option<Distribution> {
+pub(super) fn ages(born: &[u32], now_ns: u64) -> Option<Distribution> {
     let (oldest, count) = (*born.first()?, born.len());
     let age = |tick: u32| now_ns.saturating_sub(u64::from(tick) * TICK_NS);
     Some(Distribution {
