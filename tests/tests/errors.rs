@@ -154,7 +154,7 @@ fn what_makes_no_sense_on_the_command_line_is_one_line() {
         "--pid x",
         "--pid 0",
         "--pid 1 --duration 3parsecs",
-        "--pid 1 --budget 1%",
+        "--pid 1 --budget 0",
         "--pid 1 --budget 1% --exact",
         "--pid 1 --fail-on stable",
         "--pid 1 --bogus",

@@ -49,6 +49,7 @@ pub(super) fn run(options: &DemoOptions) -> anyhow::Result<u8> {
             target: Subject::Running(Wanted::Pid(pid)),
             duration: Some(options.duration),
             gate: true,
+            budget_pct: None,
             follow: false,
             max_processes: 1,
             report: report_options.clone(),

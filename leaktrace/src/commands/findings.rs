@@ -50,12 +50,14 @@ fn target(traced: &Traced, show_cmdline: Cmdline) -> TargetInfo {
 }
 
 fn session(traced: &Traced) -> SessionInfo {
+    let budget = traced.budget.as_ref();
     SessionInfo {
         started_at: OffsetDateTime::from(traced.started_at),
         duration_s: traced.duration.as_secs_f64(),
-        mode: Mode::Exact,
+        mode: budget.map_or(Mode::Exact, |budget| Mode::Budget(budget.budget_pct)),
         overhead_pct: traced.overhead_pct,
-        traced_fraction: Some(1.0),
+        traced_fraction: Some(budget.map_or(1.0, |budget| budget.traced_fraction)),
+        window_closer: budget.map(|budget| budget.closer),
         gate: match traced.gate {
             Some(Kind::Nop) => Gate::Nop,
             Some(Kind::Jump) => Gate::Jump,
@@ -66,7 +68,7 @@ fn session(traced: &Traced) -> SessionInfo {
         coverage_pct: traced.coverage_pct,
         functions: traced.functions.clone(),
         end: traced.end,
-        window_overruns: 0,
+        window_overruns: budget.map_or(0, |budget| budget.overruns),
         children: traced.children.map(|children| (children.seen, children.closed)),
     }
 }

@@ -59,6 +59,7 @@ pub(super) async fn start(
 ) -> anyhow::Result<Session> {
     let options = Options {
         gate: options.gate,
+        budget_pct: options.budget_pct,
         max_memory: options.max_memory,
         bpf_log: options.bpf_log,
         ..Options::default()

@@ -33,11 +33,13 @@ pub(super) async fn until_end(
             }
             next_tick = now + TICK_EVERY;
         }
+        session.step()?;
         look(session);
+        let nap = session.idle().unwrap_or(DRAIN_EVERY).min(DRAIN_EVERY);
         tokio::select! {
             biased;
             end = &mut stop => return Ok(end),
-            () = sleep(DRAIN_EVERY) => {}
+            () = sleep(nap) => {}
         }
     }
 }

@@ -99,6 +99,8 @@ pub struct SessionInfo {
     pub end: End,
     /// Windows that stayed open for too long.
     pub window_overruns: u64,
+    /// What closes those.
+    pub window_closer: Option<&'static str>,
     /// Processes with a copy of its memory that it made, and how many of these have their gate closed.
     pub children: Option<(u64, u64)>,
 }
@@ -161,7 +163,7 @@ pub fn build(findings: Findings<'_>) -> Report {
         schema: SCHEMA,
         leaktrace: env!("CARGO_PKG_VERSION"),
         target: target(findings.target),
-        session: session(&findings.session, &findings.snapshot.totals, &findings.heap),
+        session: session(&findings.session, findings.snapshot, &findings.heap),
         memory: Memory {
             rss_start: findings.memory.rss_start,
             rss_end: findings.memory.rss_end,
@@ -200,7 +202,8 @@ fn breakdown(heap: &HeapInfo) -> Option<Breakdown> {
     })
 }
 
-fn session(session: &SessionInfo, totals: &Totals, heap: &HeapInfo) -> Session {
+fn session(session: &SessionInfo, snapshot: &Snapshot, heap: &HeapInfo) -> Session {
+    let totals = &snapshot.totals;
     let (mode, budget_pct) = match session.mode {
         Mode::Exact => ("exact", None),
         Mode::Budget(percent) => ("budget", finite(percent)),
@@ -214,7 +217,7 @@ fn session(session: &SessionInfo, totals: &Totals, heap: &HeapInfo) -> Session {
         budget_pct,
         overhead_pct: session.overhead_pct.and_then(finite),
         traced_fraction: session.traced_fraction.and_then(finite),
-        allocations_fraction: None,
+        allocations_fraction: budget_pct.and_then(|_| allocations_fraction(snapshot)),
         gate: session.gate.name(),
         coverage_pct: session.coverage_pct.and_then(finite),
         functions: session.functions.clone(),
@@ -225,11 +228,19 @@ fn session(session: &SessionInfo, totals: &Totals, heap: &HeapInfo) -> Session {
         frees_of_older_blocks: totals.frees_of_older_blocks,
         events_lost: totals.events_lost,
         window_overruns: session.window_overruns,
+        window_closer: session.window_closer,
         heap_growth_explained_pct: heap.explained_pct.and_then(finite),
         self_check: heap.self_check.clone(),
         children_seen: session.children.map(|(seen, _)| seen),
         children_closed: session.children.map(|(_, closed)| closed),
     }
+}
+
+/// Those that were seen, of those that they stand for.
+fn allocations_fraction(snapshot: &Snapshot) -> Option<f64> {
+    let all: u64 = snapshot.sites.iter().map(|site| site.estimated.allocations).sum();
+    let seen = snapshot.totals.allocations_seen;
+    (all > 0).then(|| seen as f64 / all.max(seen) as f64).and_then(finite)
 }
 
 fn sites(snapshot: &Snapshot, judgements: &[Judgement]) -> Vec<Site> {
@@ -271,7 +282,7 @@ fn site(snapshot: &Snapshot, site: &SiteSnapshot, judgement: &Judgement) -> Site
         freed_bytes: counts.freed_bytes,
         allocations: counts.allocations,
         frees: counts.frees,
-        sampled_blocks: counts.allocations,
+        sampled_blocks: site.sampling.map_or(counts.allocations, |sampling| sampling.blocks),
         domain: site.domain.name(),
         types: None,
         age_s: site.ages_ns.map(|ages| Seconds {

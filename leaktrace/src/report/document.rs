@@ -85,6 +85,8 @@ pub struct Session {
     pub events_lost: u64,
     /// Windows that stayed open for too long.
     pub window_overruns: u64,
+    /// What closes a window that does, whatever becomes of leaktrace: `kernel` or `guard`; null where there are none.
+    pub window_closer: Option<&'static str>,
     /// Share of the heap's true growth that the sites explain.
     pub heap_growth_explained_pct: Option<f64>,
     /// What the trace could verify of itself; null where nothing was traced.

@@ -189,6 +189,13 @@ impl Attached {
         self.seen.iter().map(function).collect()
     }
 
+    /// Whether a slot leads to a function of the raw domain.
+    pub(super) fn is_raw(&self, slot: &Slot) -> bool {
+        let is_its = |place: &Place| place.address == slot.closed;
+        let raw = [Probe::RawMalloc, Probe::RawCalloc, Probe::RawRealloc, Probe::RawFree];
+        self.seen.iter().any(|(place, _)| is_its(place) && raw.contains(&place.probe))
+    }
+
     /// Whether frees of the raw domain are seen.
     pub(super) fn raw_free_seen(&self) -> bool {
         self.seen.iter().any(|(place, point)| place.probe == Probe::RawFree && point.is_some())

@@ -16,6 +16,13 @@ const MEASURED_FOR: Duration = Duration::from_millis(200);
 /// How often they are measured.
 const MEASURED_EVERY: Duration = Duration::from_secs(2);
 
+/// A hit and a run, where nothing was measured yet.
+const SOME_HIT_NS: f64 = 1_000.0;
+const SOME_RUN_NS: f64 = 1_500.0;
+
+/// Runs from which on their mean says something.
+const ENOUGH_RUNS: u64 = 200;
+
 /// The estimate of the cost, as far as it is known.
 #[derive(Debug, Default)]
 pub(super) struct CostMeter {
@@ -35,6 +42,25 @@ impl CostMeter {
             }
         };
         Self { empty_hit_ns, ..Self::default() }
+    }
+
+    /// What a hit is expected to cost before any was measured.
+    pub(super) fn first_hit_ns(&self) -> f64 {
+        self.empty_hit_ns.unwrap_or(SOME_HIT_NS) + SOME_RUN_NS
+    }
+
+    /// What a hit costs on average; `None` before any was measured.
+    pub(super) fn hit_ns(&self, programs: &Programs) -> Option<f64> {
+        let trap = self.empty_hit_ns?;
+        let (mut entries, mut spent) = (0, 0.0);
+        for probe in Probe::TARGETS {
+            let runs = programs.runs(probe);
+            spent += runs as f64 * (trap + programs.mean_run_ns(probe).unwrap_or(0.0));
+            if !matches!(probe, Probe::ObjReturn | Probe::RawReturn) {
+                entries += runs;
+            }
+        }
+        (entries >= ENOUGH_RUNS).then(|| spent / entries as f64)
     }
 
     /// Switches the kernel's measuring on and off; `elapsed` since the start of the session.

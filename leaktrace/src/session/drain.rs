@@ -56,6 +56,7 @@ impl Session {
             malformed,
             window,
             unwanted,
+            budgeted,
             ..
         } = self;
         let mut stale = Vec::new();
@@ -78,7 +79,10 @@ impl Session {
             Told::Malformed => *malformed += 1,
         };
         let taken = match last {
-            Last::No => intake.round(programs, &now, tell),
+            Last::No => match budgeted {
+                Some(budgeted) => intake.round(&mut budgeted.fresh.before(programs), &now, tell),
+                None => intake.round(programs, &now, tell),
+            },
             Last::Yes => intake.give_up(&now, tell),
         };
         stale.extend(intake.symbolizer.take_stale());

@@ -80,6 +80,22 @@ pub enum SessionError {
     /// No function has a place for a probe.
     #[error("nothing to probe: no allocator function of this CPython has a place for a probe")]
     NothingToProbe,
+    /// The guard of the gate cannot be started or told.
+    #[error("cannot guard the gate: {0}; trace with --exact, which needs no guard")]
+    Guard(std::io::Error),
+    /// The guard has ended.
+    #[error("the process that guards the gate has ended: start leaktrace again")]
+    GuardLost,
+    /// Calls cannot be traced for a moment at a time.
+    #[error(
+        "cannot keep to a budget in `{pid}`: {why}; trace with --exact, at the full cost of every call"
+    )]
+    NoWindows {
+        /// The process.
+        pid: u32,
+        /// What is in the way.
+        why: &'static str,
+    },
     /// The gate could not be opened or closed.
     #[error("cannot write the allocator tables: {0}; the process has probably ended")]
     Gate(std::io::Error),

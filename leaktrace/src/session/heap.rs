@@ -41,6 +41,11 @@ impl HeapCheck {
         Self { arrays, start }
     }
 
+    /// The census at the start.
+    pub(super) fn first(&self) -> Option<&Census> {
+        self.start.as_ref().ok()
+    }
+
     /// Counts again. The gate has just been closed.
     pub(super) fn count_again(&mut self, target: &Target) -> Result<Census, CensusError> {
         match &self.start {
@@ -50,11 +55,13 @@ impl HeapCheck {
     }
 
     /// What is known of the heap, once `aggregator` has seen all events; `end` is the census at the end, of a target
-    /// that was there for it.
+    /// that was there for it. `estimated` is by how many bytes the heap changed for all that is estimated, where not every
+    /// event was seen.
     pub(super) fn close_books(
         self,
         end: Option<Result<Census, CensusError>>,
         aggregator: &Aggregator,
+        estimated: Option<i64>,
         warnings: &mut Vec<String>,
     ) -> HeapInfo {
         let start = self.start.as_ref();
@@ -69,7 +76,7 @@ impl HeapCheck {
                 heap.held_end = Some(end.held_bytes);
                 let exact = start.is_complete() && end.is_complete();
                 heap.census = if exact { "exact" } else { "partial" };
-                heap.explained_pct = explained_pct(start, end, aggregator);
+                heap.explained_pct = explained_pct(start, end, estimated.unwrap_or_else(|| aggregator.net_pool_bytes(&end.map)));
                 warnings.extend(unread(start, end));
                 warnings.extend(heap.explained_pct.and_then(|pct| words(pct, start, end)));
             }
@@ -96,9 +103,8 @@ fn change(start: &Census, end: &Census) -> i64 {
     end.live_bytes().cast_signed() - start.live_bytes().cast_signed()
 }
 
-fn explained_pct(start: &Census, end: &Census, aggregator: &Aggregator) -> Option<f64> {
+fn explained_pct(start: &Census, end: &Census, seen: i64) -> Option<f64> {
     let change = change(start, end);
-    let seen = aggregator.net_pool_bytes(&end.map);
     (change.unsigned_abs() >= LEAST_CHANGE).then(|| 100.0 * seen as f64 / change as f64)
 }
 

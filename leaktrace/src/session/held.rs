@@ -54,14 +54,13 @@ impl Held {
 
     /// The records in a part that begins and ends between two.
     pub(super) fn events(&self, part: Range<usize>) -> impl Iterator<Item = (u64, Event<'_>)> {
-        let mut rest = &self.bytes[part];
-        std::iter::from_fn(move || {
-            let (prefix, tail) = rest.split_first_chunk::<PREFIX>()?;
-            let (record, tail) = tail.split_at_checked(u32::from_le_bytes(*prefix) as usize)?;
-            rest = tail;
-            // They were read once already.
-            Some((at_ns(record)?, Event::parse(record).ok()?))
-        })
+        // They were read once already.
+        records(&self.bytes[part]).map_while(|it| Some((at_ns(it)?, Event::parse(it).ok()?)))
+    }
+
+    /// All records.
+    pub(super) fn records(&self) -> impl Iterator<Item = &[u8]> {
+        records(&self.bytes)
     }
 
     /// Drops all before `end`, which have been told.
@@ -78,6 +77,15 @@ impl Held {
 /// When a record was made.
 fn at_ns(record: &[u8]) -> Option<u64> {
     record.get(offset_of!(Head, at_ns)..)?.first_chunk().copied().map(u64::from_le_bytes)
+}
+
+fn records(mut rest: &[u8]) -> impl Iterator<Item = &[u8]> {
+    std::iter::from_fn(move || {
+        let (prefix, tail) = rest.split_first_chunk::<PREFIX>()?;
+        let (record, tail) = tail.split_at_checked(u32::from_le_bytes(*prefix) as usize)?;
+        rest = tail;
+        Some(record)
+    })
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use leaktrace_common::counter::Counter;
 
-use super::Target;
+use super::{Budget, Target};
 use crate::aggregator::{Aggregator, Snapshot, Totals};
 use crate::cpython::code::Reason;
 use crate::gate::Gate;
@@ -33,6 +33,8 @@ pub struct Traced {
     pub functions: Vec<Function>,
     /// Percent of the target's time that went into probes.
     pub overhead_pct: Option<f64>,
+    /// How it kept to its budget; `None` where it had none.
+    pub budget: Option<Budget>,
     /// The numbers per site.
     pub snapshot: Snapshot,
     /// The kernel side's counters that are not zero.

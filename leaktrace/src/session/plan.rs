@@ -1,5 +1,6 @@
 //! Which probe goes where: for each function of the tables the places to try, and the slots that lead there.
 
+use super::SessionError;
 use super::recognise::Target;
 use crate::cpython::tables::{AllocatorTables, Slot as Function, Table};
 use crate::gate::point::{self, GatePoint, Kind};
@@ -62,6 +63,41 @@ pub(super) fn places(target: &Target, gates: Gates) -> Vec<Place> {
 /// Whether no probe can see the calls of `raw.malloc`.
 pub(super) fn lacks_raw_malloc(places: &[Place]) -> bool {
     places.iter().any(|place| place.probe == Probe::RawMalloc && place.candidates.is_empty())
+}
+
+/// Leaves out the places that are hit while the gate is closed as well: windows would cost as much as no windows.
+pub(super) fn keep_closable(places: &mut [Place]) {
+    for place in places {
+        let cold = place.probe == Probe::RawCalloc;
+        place.candidates.retain(|point| match point.kind {
+            Kind::Nop | Kind::Jump => true,
+            Kind::Endbr => cold,
+            Kind::Entry => false,
+        });
+    }
+}
+
+/// Whether what is left can be traced in windows.
+///
+/// # Errors
+/// No: the calls of the main allocator cannot be told from each other.
+pub(super) fn check_windows(places: &[Place], pid: u32) -> Result<(), SessionError> {
+    let is_main = |place: &&Place| {
+        place.function == Function::Malloc && place.on_return == Some(Probe::ObjReturn)
+    };
+    // Under PYTHONMALLOC=malloc the raw functions serve all domains.
+    let main = places.iter().find(is_main).or(places.first());
+    match main {
+        Some(place) if !place.candidates.is_empty() => Ok(()),
+        Some(place) if !place.plain => Err(SessionError::NoWindows {
+            pid,
+            why: "hooks stand over its allocator (debug hooks, tracemalloc, a profiler), whose calls cannot be let by",
+        }),
+        _ => Err(SessionError::NoWindows {
+            pid,
+            why: "its allocator has no gate that could be opened for a moment",
+        }),
+    }
 }
 
 fn place(target: &Target, table: &Table, function: Function, raw: bool, gates: Gates) -> Place {

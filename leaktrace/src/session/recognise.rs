@@ -19,6 +19,7 @@ use crate::cpython::thread_source::Place;
 use crate::cpython::version::{self, Version};
 use crate::cpython::{description, obmalloc, thread_source, usedpools};
 use crate::kernel::features::Kernel;
+use crate::target::maps;
 use crate::target::memory::ProcessMemory;
 use crate::target::module::Module;
 use crate::target::process::{Process, ProcessError};
@@ -126,18 +127,37 @@ impl Target {
         })
     }
 
-    /// What the kernel side needs to know. `record_at_obj` as in [`Config`].
+    /// What the kernel side needs to know. `record_at_obj` and `windows` as in [`Config`].
     #[must_use]
-    pub fn config(&self, kernel: &Kernel, record_at_obj: bool) -> Config {
+    pub fn config(&self, kernel: &Kernel, record_at_obj: bool, windows: u64) -> Config {
         Config {
             tgid: if in_initial_pid_namespace() { u64::from(self.process.pid()) } else { 0 },
             fsbase: kernel.fsbase,
             record_at_obj: u64::from(record_at_obj),
+            windows,
             thread: self.thread,
             frame: self.layout.frame_layout(),
             pymalloc: self.pymalloc,
             forks: children::how_to_notice(kernel, &self.process),
         }
+    }
+}
+
+/// Names of libraries that replace the C library's `malloc`.
+const OTHER_ALLOCATORS: [&str; 3] = ["jemalloc", "tcmalloc", "mimalloc"];
+
+impl Target {
+    /// Whether its C library is glibc, and nothing that is known stands in for its `malloc`.
+    #[must_use]
+    pub fn has_glibc_heap(&self) -> bool {
+        let mappings = maps::read(self.process.pid()).unwrap_or_default();
+        let has = |text: &str| {
+            let named = |map: &maps::Mapping| {
+                map.path.rsplit('/').next().is_some_and(|name| name.contains(text))
+            };
+            mappings.iter().any(named)
+        };
+        (has("libc.so.6") || has("libc-2.")) && !OTHER_ALLOCATORS.iter().any(|name| has(name))
     }
 }
 

@@ -246,6 +246,7 @@ impl<'a> Family<'a> {
             pid,
             options: Options {
                 gate: self.options.gate,
+                budget_pct: self.options.budget_pct,
                 max_memory: self.shares.give(pid),
                 bpf_log: self.options.bpf_log,
                 followed: Some(self.followed.clone()),

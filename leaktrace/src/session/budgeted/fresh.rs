@@ -1,0 +1,86 @@
+//! Records that were taken before a window is closed for good: which blocks outlived it is known before they are counted.
+
+use leaktrace_common::event::{Event, kind};
+use rustc_hash::FxHashMap;
+
+use super::super::held::Held;
+use super::super::intake::Source;
+use crate::kernel::{Drained, Mark, Programs};
+
+/// Records that are taken at once.
+const MOST: usize = 100_000;
+
+/// The records of a part of a window.
+#[derive(Debug, Default)]
+pub(in super::super) struct Fresh {
+    records: Held,
+    /// The blocks that were handed out in them and not given back, with their requested bytes.
+    live: FxHashMap<u64, u64>,
+}
+
+impl Fresh {
+    /// Takes what there is.
+    pub(super) fn take(&mut self, programs: &mut Programs) {
+        self.live.clear();
+        let Self { records, live } = self;
+        programs.drain(MOST, |record| {
+            let Ok(event) = Event::parse(record) else { return };
+            records.push(record, &event);
+            match event {
+                Event::Alloc(alloc) => {
+                    live.insert(alloc.block, alloc.size);
+                }
+                Event::Free(free) if free.head.kind != kind::REALLOC_FAILED => {
+                    live.remove(&free.block);
+                }
+                Event::Realloc(realloc) => {
+                    live.remove(&realloc.old);
+                    live.insert(realloc.new, realloc.size);
+                }
+                Event::Free(_) | Event::Stack { .. } => {}
+            }
+        });
+        self.live.remove(&0);
+    }
+
+    /// The blocks that were handed out and not given back, with their requested bytes.
+    pub(super) fn live(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
+        self.live.iter().map(|(&address, &size)| (address, size))
+    }
+
+    /// These records, and then those of `programs`.
+    pub(in super::super) fn before<'a>(&'a mut self, programs: &'a mut Programs) -> Both<'a> {
+        Both { fresh: self, programs }
+    }
+}
+
+/// Records that were taken already, and those behind them.
+pub(in super::super) struct Both<'a> {
+    fresh: &'a mut Fresh,
+    pub(in super::super) programs: &'a mut Programs,
+}
+
+impl Source for Both<'_> {
+    fn written(&self) -> Mark {
+        self.programs.written()
+    }
+
+    fn drain_until(&mut self, mark: Mark, most: usize, mut take: impl FnMut(&[u8])) -> Drained {
+        let records = &mut self.fresh.records;
+        if records.is_empty() {
+            return self.programs.drain_until(mark, most, take);
+        }
+        let mut taken = 0;
+        records.records().for_each(|record| {
+            taken += 1;
+            take(record);
+        });
+        records.drop_first(records.end());
+        let drained = self.programs.drain_until(mark, most, take);
+        Drained { records: drained.records + taken, ..drained }
+    }
+
+    fn frees_lost(&self) -> u64 {
+        self.programs.frees_lost()
+    }
+}

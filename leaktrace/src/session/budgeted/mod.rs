@@ -1,0 +1,350 @@
+//! Tracing that costs the target no more than its budget: windows, and what is known between them by looking.
+
+mod fresh;
+mod older;
+mod sampling;
+mod windows;
+
+use std::time::Duration;
+
+use rustc_hash::FxHashMap;
+
+use super::attach::Attached;
+use super::cost::CostMeter;
+use super::heap::HeapCheck;
+use super::recognise::Target;
+use super::{Session, SessionError, now_ns};
+use crate::aggregator::{Aggregator, Born, OlderFrees, Sampled, Snapshot};
+use crate::budget::Controller;
+use crate::cpython::census::{Census, Resident};
+use crate::gate::Gate;
+use crate::inspector::{Allocators, Identity, Inspector};
+use crate::kernel::Programs;
+
+use fresh::Fresh;
+use older::Older;
+use sampling::Sampling;
+pub(super) use windows::Closer;
+use windows::{Part, Windows};
+
+/// How often the sample of older blocks is looked at.
+const OLDER_EVERY: Duration = Duration::from_secs(10);
+
+/// Memory that the sites of sampled blocks may take, as a share of all.
+const SAMPLED_SHARE: u64 = 8;
+
+/// What there is to be spent.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Share {
+    /// Percent of the target's time.
+    pub(super) budget_pct: f64,
+    /// Bytes of leaktrace's own memory.
+    pub(super) max_memory: u64,
+    /// What a hit is expected to cost until that is measured.
+    pub(super) hit_ns: f64,
+}
+
+/// What a session estimates.
+pub(super) struct Estimated {
+    /// The numbers of all sites.
+    pub(super) snapshot: Snapshot,
+    /// By how many bytes, rounded up to size classes, these say that pymalloc's live blocks changed.
+    pub(super) net_pool_bytes: Option<i64>,
+}
+
+/// What keeps a session to its budget.
+pub(super) struct Budgeted {
+    share: f64,
+    windows: Windows,
+    inspector: Inspector,
+    sampling: Sampling,
+    older: Older,
+    older_looked_at: Duration,
+    /// Whether anything went unseen since the start.
+    gaps: bool,
+    pub(super) fresh: Fresh,
+}
+
+/// What a budgeted session has come to, beside its sites.
+#[derive(Clone, Debug)]
+pub struct Budget {
+    /// Percent of the target's time that it was to cost at most.
+    pub budget_pct: f64,
+    /// Percent that it cost, as estimated.
+    pub overhead_pct: f64,
+    /// Share of the time in which events were taken.
+    pub traced_fraction: f64,
+    /// Windows that were open for too long.
+    pub overruns: u64,
+    /// What closes a gate that is open for too long: `kernel` or `guard`.
+    pub closer: &'static str,
+}
+
+impl Budgeted {
+    /// Begins with a closed gate.
+    ///
+    /// # Errors
+    /// The kernel side or the guard.
+    pub(super) fn start(
+        share: Share,
+        closer: Closer,
+        (target, attached, census): (&Target, &Attached, Option<&Census>),
+        programs: &mut Programs,
+    ) -> Result<Self, SessionError> {
+        let Share { budget_pct, max_memory, hit_ns } = share;
+        let share = budget_pct / 100.0;
+        let now = now_ns();
+        let controller = Controller::new(share, hit_ns, now);
+        let raw = |slot: &crate::gate::Slot| attached.is_raw(slot);
+        let pid = target.process.pid();
+        let windows = Windows::new(pid, &attached.gate, raw, controller, closer, programs)?;
+        let class_shift = (target.pymalloc.usedpools != 0).then_some(target.pymalloc.class_shift);
+        let allocators = Allocators { class_shift, glibc: target.has_glibc_heap() };
+        let mut inspector =
+            Inspector::new(&target.layout, allocators, target.module.symbol("PyType_Type"));
+        let resident = Resident::of(pid);
+        let older = census.map_or_else(Older::default, |census| {
+            Older::draw(&mut inspector, target.memory.as_ref(), &resident, census)
+        });
+        let memory = usize::try_from(max_memory / SAMPLED_SHARE).unwrap_or(usize::MAX);
+        Ok(Self {
+            share,
+            windows,
+            inspector,
+            sampling: Sampling::new(Sampled::new(memory, now), class_shift),
+            older,
+            older_looked_at: Duration::ZERO,
+            gaps: false,
+            fresh: Fresh::default(),
+        })
+    }
+
+    /// How long nothing needs to be done.
+    pub(super) fn idle(&self) -> Duration {
+        self.windows.idle()
+    }
+
+    /// Opens a window whose time has come and waits for its end. Returns whether there is one to look at.
+    ///
+    /// # Errors
+    /// The gate cannot be opened, or must not be.
+    pub(super) fn open(
+        &mut self,
+        gate: &Gate,
+        programs: &mut Programs,
+    ) -> Result<bool, SessionError> {
+        if self.windows.is_due() {
+            self.windows.open(gate, programs)?;
+        }
+        Ok(self.windows.is_open() && (self.windows.idle().is_zero() || self.windows.is_new()))
+    }
+
+    /// Ends the window or lets it go on. In both cases the records until then are to be taken, and [`Self::admit`] is to
+    /// be told of what came of them.
+    ///
+    /// # Errors
+    /// The target is gone, or the kernel side cannot be asked.
+    pub(super) fn look(
+        &mut self,
+        end: bool,
+        target: &Target,
+        gate: &Gate,
+        programs: &mut Programs,
+    ) -> Result<Option<Looked>, SessionError> {
+        let Some((part, goes_on)) = self.windows.look(programs)? else { return Ok(None) };
+        let identities = if goes_on && !end {
+            self.fresh.take(programs);
+            self.identify(target)
+        } else {
+            let mut identities = FxHashMap::default();
+            let Self { windows, inspector, fresh, .. } = self;
+            windows.close(gate, programs, |programs| {
+                fresh.take(programs);
+                identities = identify(inspector, fresh, target);
+            })?;
+            identities
+        };
+        self.gaps |= part.weight > 1;
+        Ok(Some(Looked { part, identities }))
+    }
+
+    fn identify(&mut self, target: &Target) -> FxHashMap<u64, Identity> {
+        identify(&mut self.inspector, &self.fresh, target)
+    }
+
+    /// Takes in what `seen` counted of a part.
+    pub(super) fn admit(&mut self, looked: &Looked, seen: &mut Aggregator) {
+        let turnover = seen.take_turnover();
+        let now = looked.part.ended_ns;
+        self.sampling.died(&turnover.died, now);
+        self.older.died(&turnover.died);
+        self.older.died(&turnover.born);
+        self.sampling.admit(&turnover.born, &looked.identities, &looked.part, seen);
+    }
+
+    /// Whatever is due now and then.
+    pub(super) fn tick(
+        &mut self,
+        target: &Target,
+        seen: &mut Aggregator,
+        cost: &CostMeter,
+        programs: &Programs,
+        elapsed: Duration,
+    ) {
+        if let Some(ns) = cost.hit_ns(programs) {
+            self.windows.controller.set_hit_ns(ns);
+        }
+        let resident = Resident::of(target.process.pid());
+        let memory = target.memory.as_ref();
+        self.sampling.look(&mut self.inspector, memory, &resident, seen, now_ns());
+        if elapsed >= self.older_looked_at + OLDER_EVERY {
+            self.older_looked_at = elapsed;
+            self.older.look(&mut self.inspector, memory, &resident);
+        }
+    }
+
+    /// Looks at everything for the last time. The target must still be there.
+    pub(super) fn look_at_all(&mut self, target: &Target, seen: &mut Aggregator) {
+        let resident = Resident::of(target.process.pid());
+        let memory = target.memory.as_ref();
+        self.sampling.look_at_all(&mut self.inspector, memory, &resident, seen, now_ns());
+        self.older.look(&mut self.inspector, memory, &resident);
+    }
+
+    /// The numbers of all sites as they are estimated; `None` where nothing went unseen, so that those of `seen` are true.
+    /// `end` is the last census.
+    fn estimate(
+        &self,
+        seen: &Aggregator,
+        heap: &HeapCheck,
+        end: Option<&Census>,
+    ) -> Option<Estimated> {
+        if !self.gaps {
+            return None;
+        }
+        let seen = seen.snapshot(now_ns());
+        let counts = heap.first().zip(end);
+        let born = counts.map(|(start, end)| self.older.born(start, end));
+        let (mut snapshot, living) = self.sampling.sampled.estimate(&seen, born.as_ref());
+        let gone = counts.map(|(start, _)| self.older.gone(start));
+        snapshot.older_frees = older_frees(&snapshot, gone.as_ref());
+        let bytes = |blocks: &Born| blocks.iter().map(|(&class, n)| class as f64 * n).sum::<f64>();
+        let net_pool_bytes = gone.map(|gone| (bytes(&living) - bytes(&gone)).round() as i64);
+        Some(Estimated { snapshot, net_pool_bytes })
+    }
+
+    /// What it has come to.
+    pub(super) fn outcome(&self) -> Budget {
+        Budget {
+            budget_pct: 100.0 * self.share,
+            overhead_pct: self.windows.overhead_pct(),
+            traced_fraction: self.windows.traced_fraction(),
+            overruns: self.windows.overruns(),
+            closer: match self.windows.closer {
+                Closer::Kernel => "kernel",
+                Closer::Guard => "guard",
+            },
+        }
+    }
+
+    /// What the reader should know.
+    pub(super) fn warnings(&self) -> Option<String> {
+        self.windows.warnings()
+    }
+}
+
+/// A part of a window that was looked at.
+pub(super) struct Looked {
+    part: Part,
+    identities: FxHashMap<u64, Identity>,
+}
+
+impl Looked {
+    /// How many births each one that was seen stands for.
+    pub(super) fn weight(&self) -> u64 {
+        self.part.weight
+    }
+}
+
+/// What the blocks hold that were just handed out and not given back.
+fn identify(inspector: &mut Inspector, fresh: &Fresh, target: &Target) -> FxHashMap<u64, Identity> {
+    let blocks: Vec<(u64, u64)> = fresh.live().collect();
+    let identities = inspector.identify(target.memory.as_ref(), &blocks);
+    let known =
+        |((address, _), identity): ((u64, u64), Option<Identity>)| Some((address, identity?));
+    blocks.into_iter().zip(identities).filter_map(known).collect()
+}
+
+/// Frees of blocks older than the trace, as if they had come evenly.
+fn older_frees(snapshot: &Snapshot, gone: Option<&Born>) -> Vec<OlderFrees> {
+    let gone: f64 = gone.map_or(0.0, |gone| gone.values().sum());
+    let passed = snapshot.at_ns.saturating_sub(snapshot.started_at_ns);
+    let last = (passed / snapshot.interval_ns.max(1)) as u32;
+    let until = |part: f64| OlderFrees {
+        index: (f64::from(last) * part) as u32,
+        obj: (gone * part) as u64,
+        raw: 0,
+    };
+    vec![until(0.5), until(1.0)]
+}
+
+impl Session {
+    /// How long nothing needs to be done.
+    #[must_use]
+    pub fn idle(&self) -> Option<Duration> {
+        self.budgeted.as_ref().map(Budgeted::idle)
+    }
+
+    /// Opens or ends a window whose time has come.
+    ///
+    /// # Errors
+    /// The gate cannot be opened, or must not be.
+    pub fn step(&mut self) -> Result<(), SessionError> {
+        let Some(budgeted) = &mut self.budgeted else { return Ok(()) };
+        if budgeted.open(&self.attached.gate, &mut self.programs)? {
+            self.look_at_window(false)?;
+        }
+        Ok(())
+    }
+
+    /// Ends the window that is open, if there is one.
+    pub(super) fn end_window(&mut self) {
+        if let Err(error) = self.look_at_window(true) {
+            tracing::warn!("the last window: {error}");
+        }
+    }
+
+    fn look_at_window(&mut self, end: bool) -> Result<(), SessionError> {
+        let Self { budgeted: Some(budgeted), target, attached, programs, .. } = self else {
+            return Ok(());
+        };
+        let Some(looked) = budgeted.look(end, target, &attached.gate, programs)? else {
+            return Ok(());
+        };
+        self.aggregator.weigh(looked.weight());
+        self.drain();
+        if let Some(budgeted) = &mut self.budgeted {
+            budgeted.admit(&looked, &mut self.aggregator);
+        }
+        Ok(())
+    }
+
+    pub(super) fn tick_budget(&mut self) {
+        let Self { budgeted: Some(budgeted), target, aggregator, cost, programs, started, .. } =
+            self
+        else {
+            return;
+        };
+        budgeted.tick(target, aggregator, cost, programs, started.elapsed());
+    }
+
+    /// The numbers of all sites as they are estimated, where not everything was seen. `end` is the last census, of a
+    /// target that is still there.
+    pub(super) fn estimate(&mut self, end: Option<&Census>) -> Option<Estimated> {
+        let budgeted = self.budgeted.as_mut()?;
+        if end.is_some() {
+            budgeted.look_at_all(&self.target, &mut self.aggregator);
+        }
+        budgeted.estimate(&self.aggregator, &self.heap, end)
+    }
+}

@@ -1,0 +1,248 @@
+//! Keeps watch over the blocks that were sampled: looks at each again and again, at ages that grow, until it is found
+//! dead or seen freed.
+
+use std::collections::VecDeque;
+
+use rustc_hash::FxHashMap;
+
+use super::windows::Part;
+use crate::aggregator::{Aggregator, Domain, Sample, Sampled};
+use crate::cpython::census::Resident;
+use crate::inspector::{Answer, Identity, Inspector, Question};
+use crate::target::memory::ReadMemory;
+
+const SECOND_NS: u64 = 1_000_000_000;
+
+/// From one look at a block to the next. Whatever lives at the first one counts.
+const AGES_NS: [u64; 7] = [
+    SECOND_NS,
+    2 * SECOND_NS,
+    6 * SECOND_NS,
+    18 * SECOND_NS,
+    54 * SECOND_NS,
+    162 * SECOND_NS,
+    486 * SECOND_NS,
+];
+
+/// Blocks that are looked at in one go.
+const BATCH: usize = 2_000;
+
+/// A block that was handed out in a window and lived when that ended.
+#[derive(Clone, Copy, Debug)]
+struct Watched {
+    born: u32,
+    size: u64,
+    class: u64,
+    is_raw: bool,
+    identity: Option<Identity>,
+    entered: bool,
+    weight: u64,
+    window: u32,
+    dense: bool,
+    born_ns: u64,
+}
+
+/// A look that is to come.
+#[derive(Clone, Copy, Debug)]
+struct Due {
+    at_ns: u64,
+    address: u64,
+    born_ns: u64,
+}
+
+/// All sampled blocks.
+pub(super) struct Sampling {
+    watched: FxHashMap<u64, Watched>,
+    looks: [VecDeque<Due>; AGES_NS.len()],
+    pub(super) sampled: Sampled,
+    class_shift: Option<u64>,
+    unknown: u64,
+}
+
+impl Sampling {
+    pub(super) fn new(sampled: Sampled, class_shift: Option<u64>) -> Self {
+        Self {
+            watched: FxHashMap::default(),
+            looks: std::array::from_fn(|_| VecDeque::new()),
+            sampled,
+            class_shift,
+            unknown: 0,
+        }
+    }
+
+    /// Bytes of the size class of a request.
+    fn class(&self, size: u64, is_raw: bool) -> u64 {
+        match self.class_shift {
+            Some(shift) if !is_raw && (1..=512).contains(&size) => {
+                (((size - 1) >> shift) + 1) << shift
+            }
+            _ => 0,
+        }
+    }
+
+    /// These blocks were handed out in `part`, and live as far as `seen` knows.
+    pub(super) fn admit(
+        &mut self,
+        born: &[u64],
+        identities: &FxHashMap<u64, Identity>,
+        part: &Part,
+        seen: &Aggregator,
+    ) {
+        for &address in born {
+            let Some(block) = seen.block(address) else { continue };
+            let Some((_, domain)) = seen.site(block.site) else { continue };
+            let is_raw = domain == Domain::Raw;
+            let watched = Watched {
+                born: block.born,
+                size: block.size,
+                class: self.class(block.size, is_raw),
+                is_raw,
+                identity: identities.get(&address).copied(),
+                entered: false,
+                weight: part.weight,
+                window: part.number,
+                dense: part.dense,
+                born_ns: part.ended_ns,
+            };
+            self.forget(address, part.ended_ns);
+            self.watched.insert(address, watched);
+            self.plan(0, address, part.ended_ns, part.ended_ns);
+        }
+    }
+
+    /// The blocks at these addresses were given back, or others were handed out there.
+    pub(super) fn died(&mut self, addresses: &[u64], at_ns: u64) {
+        addresses.iter().for_each(|&address| self.forget(address, at_ns));
+    }
+
+    fn forget(&mut self, address: u64, at_ns: u64) {
+        if self.watched.remove(&address).is_some_and(|watched| watched.entered) {
+            self.sampled.leave(address, at_ns);
+        }
+    }
+
+    fn plan(&mut self, level: usize, address: u64, born_ns: u64, now_ns: u64) {
+        let at_ns = now_ns + AGES_NS[level];
+        self.looks[level].push_back(Due { at_ns, address, born_ns });
+    }
+
+    /// Looks at the blocks whose time has come, and has `seen` forget those that are dead.
+    pub(super) fn look(
+        &mut self,
+        inspector: &mut Inspector,
+        memory: &dyn ReadMemory,
+        resident: &Resident,
+        seen: &mut Aggregator,
+        now_ns: u64,
+    ) {
+        for level in 0..AGES_NS.len() {
+            let due = self.due(level, now_ns);
+            if due.is_empty() {
+                continue;
+            }
+            self.ask(inspector, memory, resident, seen, &due, now_ns);
+            let next = (level + 1).min(AGES_NS.len() - 1);
+            for Due { address, born_ns, .. } in due {
+                if self.lives(address, born_ns) {
+                    self.plan(next, address, born_ns, now_ns);
+                }
+            }
+        }
+    }
+
+    /// The first of those whose time has come.
+    fn due(&mut self, level: usize, now_ns: u64) -> Vec<Due> {
+        let mut due = Vec::new();
+        while due.len() < BATCH {
+            let Some(&next) = self.looks[level].front().filter(|next| next.at_ns <= now_ns) else {
+                break;
+            };
+            self.looks[level].pop_front();
+            if self.lives(next.address, next.born_ns) {
+                due.push(next);
+            }
+        }
+        due
+    }
+
+    fn lives(&self, address: u64, born_ns: u64) -> bool {
+        self.watched.get(&address).is_some_and(|watched| watched.born_ns == born_ns)
+    }
+
+    /// Looks at every block once more, the youngest too: the end has come.
+    pub(super) fn look_at_all(
+        &mut self,
+        inspector: &mut Inspector,
+        memory: &dyn ReadMemory,
+        resident: &Resident,
+        seen: &mut Aggregator,
+        now_ns: u64,
+    ) {
+        let due = |(&address, watched): (&u64, &Watched)| {
+            let born_ns = watched.born_ns;
+            Due { at_ns: now_ns, address, born_ns }
+        };
+        let all: Vec<Due> = self.watched.iter().map(due).collect();
+        all.chunks(BATCH).for_each(|some| {
+            self.ask(inspector, memory, resident, seen, some, now_ns);
+        });
+    }
+
+    fn ask(
+        &mut self,
+        inspector: &mut Inspector,
+        memory: &dyn ReadMemory,
+        resident: &Resident,
+        seen: &mut Aggregator,
+        due: &[Due],
+        now_ns: u64,
+    ) {
+        let questions: Vec<Question> = due
+            .iter()
+            .filter_map(|due| {
+                let watched = self.watched.get(&due.address)?;
+                let Watched { size, is_raw, identity, .. } = *watched;
+                Some(Question { address: due.address, size, is_raw, identity })
+            })
+            .collect();
+        let answers = inspector.look(memory, resident, &questions);
+        for (question, answer) in questions.iter().zip(answers) {
+            match answer {
+                Answer::Dead(_) => {
+                    self.forget(question.address, now_ns);
+                    seen.find_dead(question.address);
+                }
+                Answer::Alive => self.enter(question.address, seen, now_ns),
+                // What cannot be told to be dead counts as long as nothing says so.
+                Answer::Unknown(_) => {
+                    self.unknown += 1;
+                    self.enter(question.address, seen, now_ns);
+                }
+            }
+        }
+    }
+
+    /// Counts a block that was found alive, if it does not yet.
+    fn enter(&mut self, address: u64, seen: &Aggregator, now_ns: u64) {
+        let Some(watched) = self.watched.get_mut(&address).filter(|watched| !watched.entered)
+        else {
+            return;
+        };
+        let block = seen.block(address).filter(|block| block.born == watched.born);
+        let Some((stack, domain)) = block.and_then(|block| seen.site(block.site)) else { return };
+        watched.entered = self.sampled.enter(
+            &Sample {
+                address,
+                stack,
+                domain,
+                size: watched.size,
+                class: watched.class,
+                born_ns: watched.born_ns,
+                weight: watched.weight,
+                window: watched.window,
+                dense: watched.dense,
+            },
+            now_ns,
+        );
+    }
+}

@@ -1,0 +1,365 @@
+//! Opens the gate for windows and closes it again, at the times and to the extent that the controller says.
+
+use std::time::Duration;
+
+use leaktrace_common::config::windows;
+use leaktrace_common::window::{GateSlot, GateSlots, Window, channel};
+
+use super::super::{SessionError, now_ns};
+use crate::budget::{Controller, Limits, Spell};
+use crate::gate::{Gate, Slot};
+use crate::guard::Guard;
+use crate::kernel::{Programs, features};
+
+/// How much longer than allocations the frees of a window may be seen: until what survived it was looked at.
+const FREES_NS: u64 = 500_000;
+
+/// How long the guard waits beyond that before it closes the gate itself.
+const LATE_NS: u64 = 500_000;
+
+/// How long a window that goes on may be open without anybody having looked at it.
+const UNATTENDED_NS: u64 = 20_000_000;
+
+/// The shortest and the longest sleep in an open window.
+const NAP_NS: std::ops::RangeInclusive<u64> = 20_000..=500_000;
+
+/// What closes a gate that is open for too long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in super::super) enum Closer {
+    /// The hit that finds it so, and the guard.
+    Kernel,
+    /// The guard alone: this kernel forbids BPF programs to write into a process.
+    Guard,
+}
+
+impl Closer {
+    /// What this kernel permits.
+    pub(in super::super) fn find() -> Self {
+        if features::may_write_into_processes() { Self::Kernel } else { Self::Guard }
+    }
+
+    /// As the configuration of the programs has it.
+    pub(in super::super) const fn windows(self) -> u64 {
+        match self {
+            Self::Kernel => windows::CLOSED,
+            Self::Guard => windows::COUNTED,
+        }
+    }
+}
+
+/// What a window, or a part of one that goes on, has come to.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Part {
+    /// Its number.
+    pub(super) number: u32,
+    /// How many births each one that was seen stands for.
+    pub(super) weight: u64,
+    /// Whether the target hardly did anything in it but run into probes.
+    pub(super) dense: bool,
+    /// When it ended.
+    pub(super) ended_ns: u64,
+}
+
+/// An open window.
+#[derive(Clone, Copy, Debug)]
+struct Open {
+    id: u64,
+    /// From when on it was not booked yet, and how many hits there were until then.
+    since_ns: u64,
+    since_hits: u64,
+    /// The hit that ends it.
+    until_hit: u64,
+}
+
+/// The windows of one target.
+pub(super) struct Windows {
+    pub(super) controller: Controller,
+    guard: Guard,
+    pub(super) closer: Closer,
+    open: Option<Open>,
+    opens_at_ns: u64,
+    /// The end of the last part.
+    ended_ns: u64,
+    last_id: u64,
+    parts: u32,
+    open_ns: u64,
+    overruns: u64,
+    /// Times that the gate was opened.
+    opened: u64,
+    /// Of these, how often other tools' hooks stood over it.
+    hooked: u64,
+    began_ns: u64,
+}
+
+impl Windows {
+    pub(super) fn new(
+        pid: u32,
+        gate: &Gate,
+        raw: impl Fn(&Slot) -> bool,
+        controller: Controller,
+        closer: Closer,
+        programs: &mut Programs,
+    ) -> Result<Self, SessionError> {
+        for (index, of_raw) in [(channel::OBJ, false), (channel::RAW, true)] {
+            let slots = gate.slots().iter().filter(|slot| slot.moves() && raw(slot) == of_raw);
+            programs.windows.set_gate(index, &gate_slots(slots))?;
+        }
+        let guard = Guard::start(pid, gate.slots()).map_err(SessionError::Guard)?;
+        let now = now_ns();
+        Ok(Self {
+            controller,
+            guard,
+            closer,
+            open: None,
+            opens_at_ns: now,
+            ended_ns: now,
+            last_id: 0,
+            parts: 0,
+            open_ns: 0,
+            overruns: 0,
+            opened: 0,
+            hooked: 0,
+            began_ns: now,
+        })
+    }
+
+    /// How long nothing needs to be done.
+    pub(super) fn idle(&self) -> Duration {
+        let until = if self.open.is_some() { self.ended_ns + 5_000_000 } else { self.opens_at_ns };
+        Duration::from_nanos(until.saturating_sub(now_ns()))
+    }
+
+    /// Whether the open window was not looked at so far.
+    pub(super) fn is_new(&self) -> bool {
+        self.open.is_some_and(|open| open.since_ns > self.ended_ns)
+    }
+
+    pub(super) fn is_open(&self) -> bool {
+        self.open.is_some()
+    }
+
+    pub(super) fn is_due(&self) -> bool {
+        self.open.is_none() && now_ns() >= self.opens_at_ns
+    }
+
+    /// Opens the gate, and waits until the window has had its hits or its time.
+    ///
+    /// # Errors
+    /// The gate cannot be opened: it is closed then.
+    pub(super) fn open(
+        &mut self,
+        gate: &Gate,
+        programs: &mut Programs,
+    ) -> Result<(), SessionError> {
+        if !self.guard.is_alive() {
+            return Err(SessionError::GuardLost);
+        }
+        let limits = self.controller.open();
+        self.last_id += 1;
+        let before = hits(programs)?;
+        let until_hit = before + limits.hits;
+        self.limit(programs, limits.length_ns, limits.hits)?;
+        let all = gate.open_window().map_err(SessionError::Gate)?;
+        self.opened += 1;
+        self.hooked += u64::from(!all);
+        let since_ns = now_ns();
+        let id = self.last_id;
+        self.open = Some(Open { id, since_ns, since_hits: before, until_hit });
+        self.wait(&limits, since_ns, until_hit, programs)
+    }
+
+    /// Sleeps until the window has had its hits or its time.
+    fn wait(
+        &self,
+        limits: &Limits,
+        since_ns: u64,
+        until_hit: u64,
+        programs: &Programs,
+    ) -> Result<(), SessionError> {
+        let end = since_ns + limits.length_ns;
+        let mut nap = (limits.hits as f64 * self.controller.hit_ns() * 0.7) as u64;
+        loop {
+            let left = end.saturating_sub(now_ns());
+            if left == 0 {
+                return Ok(());
+            }
+            std::thread::sleep(Duration::from_nanos(clamp(nap).min(left)));
+            let hits = hits(programs)?;
+            if hits >= until_hit {
+                return Ok(());
+            }
+            let seen = hits.saturating_sub(until_hit - limits.hits).max(1);
+            let passed = now_ns().saturating_sub(since_ns);
+            nap = passed.saturating_mul(until_hit - hits) / seen;
+        }
+    }
+
+    /// Books what came since the last time. Returns it, and whether the window goes on.
+    ///
+    /// # Errors
+    /// The kernel side cannot be asked.
+    pub(super) fn look(
+        &mut self,
+        programs: &mut Programs,
+    ) -> Result<Option<(Part, bool)>, SessionError> {
+        let Some(mut open) = self.open else { return Ok(None) };
+        let (hits, now) = (hits(programs)?, now_ns());
+        let by_hits = hits >= open.until_hit;
+        let spell = Spell {
+            hits: hits.saturating_sub(open.since_hits),
+            open_ns: now.saturating_sub(open.since_ns),
+            by_hits,
+        };
+        self.controller.book(spell);
+        let part = self.part(&spell, open.since_ns, now);
+        let more = if by_hits { 0 } else { self.controller.prolonged(now) };
+        let goes_on = more > 0 && !self.was_closed(programs, open.id)?;
+        if goes_on {
+            self.limit(programs, UNATTENDED_NS, more)?;
+            open = Open { since_ns: now, since_hits: hits, until_hit: hits + more, ..open };
+            self.open = Some(open);
+        }
+        Ok(Some((part, goes_on)))
+    }
+
+    /// What a spell of a window stands for: the time since the last one, and its own, at the pace of its own that was
+    /// not spent in probes.
+    fn part(&mut self, spell: &Spell, since_ns: u64, now: u64) -> Part {
+        let work = spell.open_ns as f64 - spell.hits as f64 * self.controller.hit_ns() * CAUTION;
+        let work = work.max(spell.open_ns as f64 * LEAST_WORK);
+        let gap = since_ns.saturating_sub(self.ended_ns) as f64;
+        self.ended_ns = now;
+        self.parts += 1;
+        self.open_ns += spell.open_ns;
+        let weight = if gap < GAP_NS { 1.0 } else { (gap + spell.open_ns as f64) / work };
+        Part {
+            number: self.parts,
+            weight: weight.round().max(1.0) as u64,
+            dense: weight > 1.0 && work < spell.open_ns as f64 * DENSE,
+            ended_ns: now,
+        }
+    }
+
+    /// Closes what is left of the gate, whoever closed the rest; frees last, after `before_frees`.
+    ///
+    /// # Errors
+    /// The target is gone.
+    pub(super) fn close(
+        &mut self,
+        gate: &Gate,
+        programs: &mut Programs,
+        before_frees: impl FnOnce(&mut Programs),
+    ) -> Result<(), SessionError> {
+        let Some(open) = self.open.take() else { return Ok(()) };
+        let closed = gate.close_allocations();
+        before_frees(programs);
+        let closed = closed.and(gate.close_frees()).map_err(SessionError::Gate);
+        let now = now_ns();
+        self.guard.disarm().map_err(SessionError::Guard)?;
+        let by_kernel = self.was_closed(programs, open.id)?;
+        self.overruns += u64::from(self.guard.closings() > 0 || by_kernel);
+        let hits = hits(programs)?;
+        // Frees, from the end of the last part on.
+        self.controller.book(Spell {
+            hits: hits.saturating_sub(open.since_hits),
+            open_ns: now.saturating_sub(open.since_ns),
+            by_hits: false,
+        });
+        self.ended_ns = now;
+        self.opens_at_ns = now + self.controller.wait_ns(now, fastrand::f64());
+        closed
+    }
+
+    /// Sets until when the window may be open: first for the guard, which needs nobody.
+    fn limit(
+        &mut self,
+        programs: &mut Programs,
+        length_ns: u64,
+        most: u64,
+    ) -> Result<(), SessionError> {
+        let allocations_until_ns = now_ns() + length_ns;
+        let until_ns = allocations_until_ns + FREES_NS;
+        self.guard.arm(until_ns + LATE_NS).map_err(SessionError::Guard)?;
+        if self.closer == Closer::Kernel {
+            for index in [channel::OBJ, channel::RAW] {
+                let allocations_until_hit = programs.windows.passed(index)?.hits + most;
+                let window = Window {
+                    id: self.last_id,
+                    allocations_until_ns,
+                    allocations_until_hit,
+                    until_ns,
+                    until_hit: allocations_until_hit + most,
+                };
+                programs.windows.set(index, &window)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn was_closed(&self, programs: &Programs, id: u64) -> Result<bool, SessionError> {
+        let closed = |index| programs.windows.passed(index).map(|passed| passed.closed == id);
+        Ok(closed(channel::OBJ)? || closed(channel::RAW)?)
+    }
+
+    /// Seconds that the gate was open, as a share of all since the start.
+    pub(super) fn traced_fraction(&self) -> f64 {
+        let all = now_ns().saturating_sub(self.began_ns).max(1);
+        (self.open_ns as f64 / all as f64).min(1.0)
+    }
+
+    /// Share of the target's time that went into hits.
+    pub(super) fn overhead_pct(&self) -> f64 {
+        let all = now_ns().saturating_sub(self.began_ns).max(1);
+        100.0 * self.controller.spent_ns() / all as f64
+    }
+
+    pub(super) fn overruns(&self) -> u64 {
+        self.overruns
+    }
+
+    /// What the reader should know.
+    pub(super) fn warnings(&self) -> Option<String> {
+        (self.hooked > 0).then(|| {
+            format!(
+                "in {} of {} windows hooks of another tool (tracemalloc, a profiler, debug hooks) stood over the \
+                 allocator tables: their calls were not seen",
+                self.hooked, self.opened
+            )
+        })
+    }
+}
+
+/// Of what hits are taken to cost, what is certain to be no work of the target's.
+const CAUTION: f64 = 0.97;
+
+/// The least of a window that is taken for the target's own work.
+const LEAST_WORK: f64 = 0.03;
+
+/// A window of which less than that is the target's own work is a dense one.
+const DENSE: f64 = 0.5;
+
+/// Between parts of one window there is no gap but that between two readings of the clock.
+const GAP_NS: f64 = 100_000.0;
+
+fn clamp(nap_ns: u64) -> u64 {
+    nap_ns.clamp(*NAP_NS.start(), *NAP_NS.end())
+}
+
+fn hits(programs: &Programs) -> Result<u64, SessionError> {
+    Ok(programs.windows.passed(channel::OBJ)?.hits + programs.windows.passed(channel::RAW)?.hits)
+}
+
+fn gate_slots<'a>(slots: impl Iterator<Item = &'a Slot>) -> GateSlots {
+    use crate::cpython::tables::Slot as Function;
+    let (frees, allocations): (Vec<&Slot>, Vec<&Slot>) =
+        slots.partition(|slot| slot.function == Function::Free);
+    let mut gate = GateSlots {
+        allocations: allocations.len() as u64,
+        all: (allocations.len() + frees.len()) as u64,
+        ..GateSlots::default()
+    };
+    for (place, slot) in gate.slots.iter_mut().zip(allocations.into_iter().chain(frees)) {
+        *place = GateSlot { address: slot.address(), open: slot.open, closed: slot.closed };
+    }
+    gate
+}
