@@ -22,6 +22,7 @@ mod setup;
 mod shell;
 mod test;
 mod tidy;
+mod venv;
 mod vm;
 
 /// A command's name, what it does, and the function that does it with the arguments behind its name.
