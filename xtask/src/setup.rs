@@ -117,6 +117,14 @@ pub(crate) fn for_test() -> Result<()> {
     mount_tracefs()
 }
 
+/// What the benchmark needs beside Rust, other tools aside.
+///
+/// # Errors
+/// Where something is missing and cannot be installed.
+pub(crate) fn for_bench() -> Result<()> {
+    install(&[PYTHON, VENV])
+}
+
 /// Installs those of Debian's packages that are missing.
 ///
 /// # Errors
