@@ -10,6 +10,7 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 
+mod bench;
 mod build_ebpf;
 mod cache;
 mod demo;
@@ -22,6 +23,7 @@ mod setup;
 mod shell;
 mod test;
 mod tidy;
+mod venv;
 mod vm;
 
 /// A command's name, what it does, and the function that does it with the arguments behind its name.
@@ -39,6 +41,7 @@ const TASKS: &[Task] = &[
     Task { name: "images", about: images::ABOUT, run: images::run },
     Task { name: "matrix", about: matrix::ABOUT, run: matrix::run },
     Task { name: "tidy", about: tidy::ABOUT, run: tidy::run },
+    Task { name: "bench", about: bench::ABOUT, run: bench::run },
     Task { name: "vm", about: vm::ABOUT, run: vm::run },
     Task { name: "pythons", about: pythons::ABOUT, run: pythons::run },
 ];

@@ -7,7 +7,8 @@ use std::process::Command;
 use anyhow::{Context as _, Result, bail};
 
 use crate::build_ebpf::Toolchain;
-use crate::{services, shell};
+use crate::services::SERVICES;
+use crate::{shell, venv};
 
 /// The linker for BPF objects, as cargo installs it; it must be built for the LLVM of [`LLVM_PACKAGES`].
 const LINKER: &[&str] = &[
@@ -112,8 +113,16 @@ pub(crate) fn for_test() -> Result<()> {
     install(&[PYTHON, VENV, HEADERS, C_COMPILER, JEMALLOC, GDB, UWSGI, BPF_COMPILER, LLVM])?;
     install_components()?;
     install_linker()?;
-    services::install()?;
+    SERVICES.install()?;
     mount_tracefs()
+}
+
+/// What the benchmark needs beside Rust, other tools aside.
+///
+/// # Errors
+/// Where something is missing and cannot be installed.
+pub(crate) fn for_bench() -> Result<()> {
+    install(&[PYTHON, VENV])
 }
 
 /// Installs those of Debian's packages that are missing.
@@ -230,12 +239,12 @@ fn has_linker() -> bool {
 }
 
 fn has_venv() -> bool {
-    shell::capture(Command::new(services::python()).args(["-c", "import venv, ensurepip"])).is_ok()
+    shell::capture(Command::new(venv::python()).args(["-c", "import venv, ensurepip"])).is_ok()
 }
 
 fn has_headers() -> bool {
     let ask = "import os, sysconfig; os.stat(sysconfig.get_paths()['include'] + '/Python.h')";
-    shell::capture(Command::new(services::python()).args(["-c", ask])).is_ok()
+    shell::capture(Command::new(venv::python()).args(["-c", ask])).is_ok()
 }
 
 fn llvm_is_there() -> bool {
