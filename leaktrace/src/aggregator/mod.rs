@@ -15,6 +15,7 @@ mod apply;
 mod books;
 mod domain;
 mod live;
+mod rate;
 mod sampled;
 mod series;
 mod site;
@@ -26,7 +27,8 @@ mod tests;
 mod threads;
 
 pub use domain::Domain;
-pub use sampled::{Born, Sample, Sampled, Sampling};
+pub use rate::Rate;
+pub use sampled::{Born, FIRST_LOOK_NS, Sample, Sampled, Sampling};
 pub use series::{OlderFrees, Point};
 pub use site::{Counts, Estimated};
 pub use snapshot::{Distribution, SiteSnapshot, Snapshot};

@@ -10,12 +10,19 @@ use std::collections::BTreeMap;
 use rustc_hash::FxHashMap;
 
 use super::domain::Domain;
+use super::rate::Rate;
 use super::series::{Axis, LEAST_INTERVALS, MAX_INTERVALS, Point};
 use super::site::Site;
 use super::sites::{Sites, points_until_now};
 use super::snapshot::{SiteSnapshot, Snapshot, ages, count_survivors};
 use super::{Counts, TICK_NS};
 use crate::stack::Stack;
+
+/// The part of the trace that it takes to settle: what lives on from then is not all that grew.
+const SETTLED_PART: u64 = 20;
+
+/// How long after its birth a sampled block is looked at first, and counts from then on.
+pub const FIRST_LOOK_NS: u64 = 1_000_000_000;
 
 /// A block that was sampled.
 #[derive(Clone, Debug)]
@@ -62,6 +69,10 @@ pub struct Sampling {
     /// The independent draws that the site's share of its size classes is as good as; fewer than `blocks` where these came
     /// in few windows or have unequal weights, more where hardly anybody else uses these size classes.
     pub effective: f64,
+    /// By how many blocks it grew a second.
+    pub blocks_per_s: Rate,
+    /// By how many requested bytes.
+    pub bytes_per_s: Rate,
 }
 
 /// What turns weights into blocks.
@@ -188,11 +199,44 @@ impl Sampled {
         count_survivors(&mut points, &born, self.axis.interval_ns);
         let mean = scaled / blocks.len().max(1) as f64;
         points.iter_mut().for_each(|point| rescale(point, factor, mean));
-        shown.points = points;
-        shown.ages_ns = ages(&born, at_ns.saturating_sub(self.started_at_ns));
-        shown.counts = counts(shown, scaled, bytes);
         let effective = weights.effective(blocks, scale);
-        shown.sampling = Some(Sampling { blocks: blocks.len() as u64, effective });
+        let end = (scaled, bytes);
+        let passed_ns = at_ns.saturating_sub(self.started_at_ns);
+        let rates = self.growth(&points, &born, end, effective, passed_ns);
+        shown.points = points;
+        shown.ages_ns = ages(&born, passed_ns);
+        shown.counts = counts(shown, scaled, bytes);
+        let (blocks_per_s, bytes_per_s) = rates;
+        let blocks = blocks.len() as u64;
+        shown.sampling = Some(Sampling { blocks, effective, blocks_per_s, bytes_per_s });
+    }
+
+    /// Blocks and bytes by which a site grew a second: what lives in the end. Of a count that only adds up, this uses all
+    /// there is; no line through its points is closer. Where more of it came at the very beginning than chance would have
+    /// it, as when caches are filled, what lived then is left out.
+    fn growth(
+        &self,
+        points: &[Point],
+        born: &[u32],
+        end: (f64, f64),
+        effective: f64,
+        passed_ns: u64,
+    ) -> (Rate, Rate) {
+        let from_ns = passed_ns / SETTLED_PART;
+        let early = born.partition_point(|&tick| u64::from(tick) * TICK_NS < from_ns) as f64;
+        let expected = born.len() as f64 / SETTLED_PART as f64;
+        if early <= expected + 3.0 * expected.sqrt() + 1.0 {
+            let seconds = passed_ns.max(1) as f64 / 1e9;
+            let rate = |grown: f64| Rate::of(grown / seconds, effective);
+            return (rate(end.0), rate(end.1));
+        }
+        // A block counts from its first look on, which comes that much after its birth.
+        let index = from_ns.saturating_add(FIRST_LOOK_NS) / self.axis.interval_ns;
+        let before = points.iter().rev().find(|point| u64::from(point.index) < index.max(1));
+        let before = before.copied().unwrap_or_default();
+        let seconds = (passed_ns - from_ns).max(1) as f64 / 1e9;
+        let rate = |grown: f64| Rate::of(grown / seconds, effective);
+        (rate(end.0 - f64::from(before.live_blocks)), rate(end.1 - before.live_bytes as f64))
     }
 }
 
@@ -201,7 +245,9 @@ fn fill_empty(site: &mut SiteSnapshot) {
     site.points.clear();
     site.ages_ns = None;
     site.counts = counts(site, 0.0, 0.0);
-    site.sampling = Some(Sampling { blocks: 0, effective: 0.0 });
+    let none = Rate::of(0.0, 0.0);
+    site.sampling =
+        Some(Sampling { blocks: 0, effective: 0.0, blocks_per_s: none, bytes_per_s: none });
 }
 
 /// All births as they are estimated; those that do not live have died.

@@ -26,6 +26,9 @@ const MAXNEXTOFFSET: u64 = 44;
 /// A running target changes the rings while they are read: so often the search is repeated.
 const TRIES: u32 = 6;
 
+/// So often a pair that looks like two pools, but is no ring, is read again.
+const RING_TRIES: u32 = 8;
+
 /// Links that are followed in one search: a few hundred look like pools.
 const MAX_LINKS: u32 = 100_000;
 
@@ -135,7 +138,24 @@ impl Search<'_> {
             .count()
     }
 
+    /// Whether the pair at `address` is a ring. One that a busy target changes between two reads is read again: of 32 pairs
+    /// there would always be one.
     fn is_ring(&mut self, address: u64, next: u64, previous: u64) -> bool {
+        if self.closes(address, next, previous) {
+            return true;
+        }
+        if !self.is_pool(next) || !self.is_pool(previous) {
+            return false;
+        }
+        (0..RING_TRIES).any(|_| {
+            let mut pair = [0; 16];
+            self.memory.read_bytes(address, &mut pair).is_ok()
+                && matches!(pair.as_chunks().0, [next, previous]
+                    if self.closes(address, u64::from_le_bytes(*next), u64::from_le_bytes(*previous)))
+        })
+    }
+
+    fn closes(&mut self, address: u64, next: u64, previous: u64) -> bool {
         let header = address.wrapping_sub(NEXTPOOL);
         if next == header || previous == header {
             return next == previous;

@@ -23,7 +23,7 @@ mod trend;
 pub use series::{Losses, Observation, SiteSeries};
 pub use trend::{Growth, slope};
 
-use crate::aggregator::Snapshot;
+use crate::aggregator::{Rate, Sampling, SiteSnapshot, Snapshot};
 use shape::{Envelope, Shape};
 
 /// Points that a site needs to be called leaking.
@@ -34,6 +34,9 @@ pub const MIN_SECONDS: f64 = 5.0;
 
 /// Blocks that a site must have grown by to be called leaking.
 pub const MIN_BLOCKS: f64 = 20.0;
+
+/// Sampled blocks that a site needs to be called leaking, where not every call is seen.
+pub const MIN_SAMPLED: u64 = 8;
 
 /// What a site does. In the order of reports.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -85,19 +88,38 @@ struct Facts {
     growth: Option<Growth>,
     shape: Shape,
     survival: [(f64, f64); 2],
+    sampled: Option<u64>,
 }
 
 /// Judges every site of a snapshot, in its order.
 #[must_use]
 pub fn judge_all(snapshot: &Snapshot) -> Vec<Judgement> {
-    let judge_site =
-        |site| judge(&SiteSeries::of(snapshot, site), &Losses::of(snapshot, site.domain));
+    let judge_site = |site: &SiteSnapshot| {
+        let losses = Losses::of(snapshot, site.domain);
+        judge_sampled(&SiteSeries::of(snapshot, site), &losses, site.sampling.as_ref())
+    };
     snapshot.sites.iter().map(judge_site).collect()
+}
+
+/// Judges a site that may rest on samples: what these say of its growth is closer than a line through its points, and
+/// few of them prove nothing.
+fn judge_sampled(series: &SiteSeries, losses: &Losses, sampling: Option<&Sampling>) -> Judgement {
+    let Some(sampling) = sampling else { return judge(series, losses) };
+    let mut judgement = judge_with(series, losses, Some(sampling.blocks));
+    let growth = |rate: Rate| Growth { estimate: rate.estimate, low: rate.low, high: rate.high };
+    judgement.growth_bytes_per_s = Some(growth(sampling.bytes_per_s));
+    judgement.growth_blocks_per_s = Some(growth(sampling.blocks_per_s));
+    judgement
 }
 
 /// Judges one site.
 #[must_use]
 pub fn judge(series: &SiteSeries, losses: &Losses) -> Judgement {
+    judge_with(series, losses, None)
+}
+
+/// Judges one site; `sampled` is how many blocks of it were sampled, where not all were seen.
+fn judge_with(series: &SiteSeries, losses: &Losses, sampled: Option<u64>) -> Judgement {
     let envelope = Envelope::of(series);
     let growth_blocks_per_s = slope(&envelope.at_s, &envelope.blocks);
     let growth_bytes_per_s = slope(&envelope.at_s, &envelope.bytes);
@@ -108,6 +130,7 @@ pub fn judge(series: &SiteSeries, losses: &Losses) -> Judgement {
         growth: growth_blocks_per_s,
         shape: Shape::of(&envelope.at_s, &envelope.blocks),
         survival: envelope.survival(),
+        sampled,
     };
     let bytes = Shape::of(&envelope.at_s, &envelope.bytes);
     let grows = rises(growth_blocks_per_s, &facts.shape) || rises(growth_bytes_per_s, &bytes);
@@ -150,6 +173,9 @@ impl Facts {
         if self.span_s < MIN_SECONDS || self.points < MIN_POINTS {
             doubts.push(format!("seen for {:.1} s only: trace for longer", self.span_s.max(0.0)));
         }
+        if let Some(sampled) = self.sampled.filter(|&sampled| sampled < MIN_SAMPLED) {
+            doubts.push(format!("only {sampled} of its blocks were sampled: trace for longer"));
+        }
         if self.shape.growth < MIN_BLOCKS {
             let blocks = self.shape.growth.max(0.0);
             doubts.push(format!("grew by {blocks:.0} blocks only: too few to tell"));
@@ -168,7 +194,7 @@ impl Facts {
             let percent = 100.0 * fallen;
             doubts.push(format!("not monotone: gave {percent:.0} % of its growth back in between"));
         }
-        if self.shape.slows_down() {
+        if self.shape.slows_down(self.sampled) {
             let Shape { early, late, .. } = self.shape;
             doubts.push(format!(
                 "slows down: {late:.1} blocks/s in the last third, {early:.1} before"

@@ -100,9 +100,15 @@ impl Shape {
     }
 
     /// Whether the growth gets weaker: the last third is below 85 % of the rate before (by more than half a standard
-    /// error of the two means) or below 60 %, or the last sixth is below half of it (by more than one).
+    /// error of the two means) or below 60 %, or the last sixth is below half of it (by more than one). Where the rates
+    /// rest on so many `sampled` blocks, the last third must be below 85 % by more than two standard errors of counts that
+    /// small: parts of a few blocks differ by chance.
     #[must_use]
-    pub(super) fn slows_down(&self) -> bool {
+    pub(super) fn slows_down(&self, sampled: Option<u64>) -> bool {
+        if let Some(sampled) = sampled {
+            let error = (4.5 / sampled.max(1) as f64).sqrt();
+            return self.late * (1.0 + 2.0 * error) < 0.85 * self.early;
+        }
         let (early, late) = self.rates.split_at(self.rates.len() * 2 / 3);
         let error = standard_error(early, early.len()).hypot(standard_error(late, late.len()));
         let latest_error = standard_error(&self.rates, self.rates.len() / 6);

@@ -7,6 +7,7 @@ use std::io;
 
 use super::{Gate, Outcome};
 use crate::cpython::tables::Slot as Function;
+use crate::target::memory::ReadMemory as _;
 
 impl Gate {
     /// Opens the slots that hold their function, frees first. Returns whether all of them are open now.
@@ -19,6 +20,13 @@ impl Gate {
             all &= self.replace(slot.address(), slot.closed, slot.open)? != Outcome::Foreign;
         }
         Ok(all)
+    }
+
+    /// Whether every slot is open that can be. Of a target that is gone nothing is.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        let mut slots = self.slots.iter().filter(|slot| slot.moves());
+        slots.all(|slot| self.memory.read_u64(slot.address()) == Ok(slot.open))
     }
 
     /// Closes the slots of allocations. Frees are still seen.

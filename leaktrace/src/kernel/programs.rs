@@ -430,7 +430,7 @@ mod tests {
 
     #[test]
     fn the_kernel_accepts_the_programs_for_every_shape_of_frames() {
-        if let Err(error) = crate::kernel::features::Kernel::check() {
+        if let Err(error) = features::Kernel::check() {
             assert!(
                 std::env::var_os("LEAKTRACE_E2E").is_none(),
                 "this test must run here: {error}"
@@ -452,7 +452,7 @@ mod tests {
 
     #[test]
     fn a_target_has_one_lock_until_it_is_dropped() {
-        if crate::kernel::features::Kernel::check().is_err() {
+        if features::Kernel::check().is_err() {
             assert!(std::env::var_os("LEAKTRACE_E2E").is_none(), "this test must run here");
             return;
         }

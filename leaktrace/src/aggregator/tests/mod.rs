@@ -1,6 +1,7 @@
 //! Each rule of the events as a sentence, and the aggregator against a target that keeps its own books.
 
 mod rules;
+mod sampled;
 mod target;
 
 use super::{Aggregator, Domain, Options, SiteSnapshot};

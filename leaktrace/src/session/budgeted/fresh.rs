@@ -16,31 +16,47 @@ pub(in super::super) struct Fresh {
     records: Held,
     /// The blocks that were handed out in them and not given back, with their requested bytes.
     live: FxHashMap<u64, u64>,
+    /// By thread, the block that its last event handed out.
+    last: FxHashMap<u32, u64>,
 }
 
 impl Fresh {
     /// Takes what there is.
     pub(super) fn take(&mut self, programs: &mut Programs) {
         self.live.clear();
-        let Self { records, live } = self;
+        self.last.clear();
+        let Self { records, live, last } = self;
         programs.drain(MOST, |record| {
             let Ok(event) = Event::parse(record) else { return };
             records.push(record, &event);
             match event {
                 Event::Alloc(alloc) => {
                     live.insert(alloc.block, alloc.size);
+                    last.insert(alloc.head.tid, alloc.block);
                 }
-                Event::Free(free) if free.head.kind != kind::REALLOC_FAILED => {
-                    live.remove(&free.block);
+                Event::Free(free) => {
+                    if free.head.kind != kind::REALLOC_FAILED {
+                        live.remove(&free.block);
+                    }
+                    last.remove(&free.head.tid);
                 }
                 Event::Realloc(realloc) => {
                     live.remove(&realloc.old);
                     live.insert(realloc.new, realloc.size);
+                    last.insert(realloc.head.tid, realloc.new);
                 }
-                Event::Free(_) | Event::Stack { .. } => {}
+                Event::Stack { .. } => {}
             }
         });
-        self.live.remove(&0);
+        live.remove(&0);
+        last.values().for_each(|block| {
+            live.remove(block);
+        });
+    }
+
+    /// Blocks that threads may not have got so far, as they stand at a probe: what lies there cannot be theirs yet.
+    pub(super) fn on_their_way(&self) -> impl Iterator<Item = u64> + '_ {
+        self.last.values().copied()
     }
 
     /// The blocks that were handed out and not given back, with their requested bytes.

@@ -151,25 +151,22 @@ impl Budgeted {
         gate: &Gate,
         programs: &mut Programs,
     ) -> Result<Option<Looked>, SessionError> {
-        let Some((part, goes_on)) = self.windows.look(programs)? else { return Ok(None) };
-        let identities = if goes_on && !end {
-            self.fresh.take(programs);
-            self.identify(target)
+        let Some((part, goes_on)) = self.windows.look(gate, programs)? else { return Ok(None) };
+        let mut identities = FxHashMap::default();
+        let Self { windows, inspector, fresh, .. } = self;
+        let mut identify = |programs: &mut Programs| {
+            fresh.take(programs);
+            identities = identify(inspector, fresh, target);
+        };
+        let counts = if goes_on && !end {
+            identify(programs);
+            true
         } else {
-            let mut identities = FxHashMap::default();
-            let Self { windows, inspector, fresh, .. } = self;
-            windows.close(gate, programs, |programs| {
-                fresh.take(programs);
-                identities = identify(inspector, fresh, target);
-            })?;
-            identities
+            windows.close(gate, programs, identify)?
         };
         self.gaps |= part.weight > 1;
-        Ok(Some(Looked { part, identities }))
-    }
-
-    fn identify(&mut self, target: &Target) -> FxHashMap<u64, Identity> {
-        identify(&mut self.inspector, &self.fresh, target)
+        let on_their_way = fresh.on_their_way().collect();
+        Ok(Some(Looked { part, identities, on_their_way, counts }))
     }
 
     /// Takes in what `seen` counted of a part.
@@ -179,7 +176,15 @@ impl Budgeted {
         self.sampling.died(&turnover.died, now);
         self.older.died(&turnover.died);
         self.older.died(&turnover.born);
-        self.sampling.admit(&turnover.born, &looked.identities, &looked.part, seen);
+        // In a window that goes on their frees will be seen.
+        if !self.windows.is_open() {
+            looked.on_their_way.iter().for_each(|&address| seen.find_dead(address));
+        }
+        if looked.counts {
+            self.sampling.admit(&turnover.born, &looked.identities, &looked.part, seen);
+        } else {
+            turnover.born.iter().for_each(|&address| seen.find_dead(address));
+        }
     }
 
     /// Whatever is due now and then.
@@ -257,6 +262,10 @@ impl Budgeted {
 pub(super) struct Looked {
     part: Part,
     identities: FxHashMap<u64, Identity>,
+    /// Blocks that nobody may have got so far.
+    on_their_way: Vec<u64>,
+    /// Whether the frees were seen until the blocks that outlived it were looked at.
+    counts: bool,
 }
 
 impl Looked {

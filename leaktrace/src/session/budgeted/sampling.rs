@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use rustc_hash::FxHashMap;
 
 use super::windows::Part;
-use crate::aggregator::{Aggregator, Domain, Sample, Sampled};
+use crate::aggregator::{Aggregator, Domain, FIRST_LOOK_NS, Sample, Sampled};
 use crate::cpython::census::Resident;
 use crate::inspector::{Answer, Identity, Inspector, Question};
 use crate::target::memory::ReadMemory;
@@ -15,7 +15,7 @@ const SECOND_NS: u64 = 1_000_000_000;
 
 /// From one look at a block to the next. Whatever lives at the first one counts.
 const AGES_NS: [u64; 7] = [
-    SECOND_NS,
+    FIRST_LOOK_NS,
     2 * SECOND_NS,
     6 * SECOND_NS,
     18 * SECOND_NS,

@@ -80,9 +80,13 @@ pub(super) struct Windows {
     opens_at_ns: u64,
     /// The end of the last part.
     ended_ns: u64,
+    /// The end of the last window whose blocks count.
+    counted_ns: u64,
     last_id: u64,
     parts: u32,
     open_ns: u64,
+    /// Whether the open window was closed, in part or as a whole, by the kernel side or by the guard.
+    closed_by_others: bool,
     overruns: u64,
     /// Times that the gate was opened.
     opened: u64,
@@ -113,9 +117,11 @@ impl Windows {
             open: None,
             opens_at_ns: now,
             ended_ns: now,
+            counted_ns: now,
             last_id: 0,
             parts: 0,
             open_ns: 0,
+            closed_by_others: false,
             overruns: 0,
             opened: 0,
             hooked: 0,
@@ -131,7 +137,7 @@ impl Windows {
 
     /// Whether the open window was not looked at so far.
     pub(super) fn is_new(&self) -> bool {
-        self.open.is_some_and(|open| open.since_ns > self.ended_ns)
+        self.open.is_some_and(|open| open.since_ns >= self.ended_ns)
     }
 
     pub(super) fn is_open(&self) -> bool {
@@ -163,6 +169,10 @@ impl Windows {
         self.opened += 1;
         self.hooked += u64::from(!all);
         let since_ns = now_ns();
+        if self.opened == 1 {
+            // The trace begins with it.
+            (self.began_ns, self.ended_ns) = (since_ns, since_ns);
+        }
         let id = self.last_id;
         self.open = Some(Open { id, since_ns, since_hits: before, until_hit });
         self.wait(&limits, since_ns, until_hit, programs)
@@ -200,6 +210,7 @@ impl Windows {
     /// The kernel side cannot be asked.
     pub(super) fn look(
         &mut self,
+        gate: &Gate,
         programs: &mut Programs,
     ) -> Result<Option<(Part, bool)>, SessionError> {
         let Some(mut open) = self.open else { return Ok(None) };
@@ -213,7 +224,8 @@ impl Windows {
         self.controller.book(spell);
         let part = self.part(&spell, open.since_ns, now);
         let more = if by_hits { 0 } else { self.controller.prolonged(now) };
-        let goes_on = more > 0 && !self.was_closed(programs, open.id)?;
+        self.closed_by_others |= self.guard.closings() > 0 || self.was_closed(programs, open.id)?;
+        let goes_on = more > 0 && !self.closed_by_others && gate.is_open();
         if goes_on {
             self.limit(programs, UNATTENDED_NS, more)?;
             open = Open { since_ns: now, since_hits: hits, until_hit: hits + more, ..open };
@@ -225,22 +237,27 @@ impl Windows {
     /// What a spell of a window stands for: the time since the last one, and its own, at the pace of its own that was
     /// not spent in probes.
     fn part(&mut self, spell: &Spell, since_ns: u64, now: u64) -> Part {
-        let work = spell.open_ns as f64 - spell.hits as f64 * self.controller.hit_ns() * CAUTION;
-        let work = work.max(spell.open_ns as f64 * LEAST_WORK);
+        let open = spell.open_ns as f64;
+        let work = open - spell.hits as f64 * self.controller.hit_ns();
+        let dense = work < open * DENSE;
+        // What is left of a dense window is a small difference of two large numbers: what it is taken to be instead is wrong
+        // for all of them alike, and the heap's count puts it right.
+        let work = if dense { open * DENSE_WORK } else { work };
         let gap = since_ns.saturating_sub(self.ended_ns) as f64;
         self.ended_ns = now;
         self.parts += 1;
         self.open_ns += spell.open_ns;
-        let weight = if gap < GAP_NS { 1.0 } else { (gap + spell.open_ns as f64) / work };
+        let weight = if gap < GAP_NS { 1.0 } else { (gap + open) / work };
         Part {
             number: self.parts,
             weight: weight.round().max(1.0) as u64,
-            dense: weight > 1.0 && work < spell.open_ns as f64 * DENSE,
+            dense: dense && weight > 1.0,
             ended_ns: now,
         }
     }
 
-    /// Closes what is left of the gate, whoever closed the rest; frees last, after `before_frees`.
+    /// Closes what is left of the gate, whoever closed the rest; frees last, after `before_frees`. Returns whether frees
+    /// were seen until then.
     ///
     /// # Errors
     /// The target is gone.
@@ -249,15 +266,16 @@ impl Windows {
         gate: &Gate,
         programs: &mut Programs,
         before_frees: impl FnOnce(&mut Programs),
-    ) -> Result<(), SessionError> {
-        let Some(open) = self.open.take() else { return Ok(()) };
+    ) -> Result<bool, SessionError> {
+        let Some(open) = self.open.take() else { return Ok(false) };
         let closed = gate.close_allocations();
         before_frees(programs);
         let closed = closed.and(gate.close_frees()).map_err(SessionError::Gate);
         let now = now_ns();
         self.guard.disarm().map_err(SessionError::Guard)?;
-        let by_kernel = self.was_closed(programs, open.id)?;
-        self.overruns += u64::from(self.guard.closings() > 0 || by_kernel);
+        let by_others = self.guard.closings() > 0 || self.was_closed(programs, open.id)?;
+        let overrun = std::mem::take(&mut self.closed_by_others) || by_others;
+        self.overruns += u64::from(overrun);
         let hits = hits(programs)?;
         // Frees, from the end of the last part on.
         self.controller.book(Spell {
@@ -265,9 +283,15 @@ impl Windows {
             open_ns: now.saturating_sub(open.since_ns),
             by_hits: false,
         });
-        self.ended_ns = now;
+        if overrun {
+            // Nobody knows what became of the blocks of this window: the next one stands for its time as well.
+            self.ended_ns = self.counted_ns;
+        } else {
+            self.ended_ns = now;
+            self.counted_ns = now;
+        }
         self.opens_at_ns = now + self.controller.wait_ns(now, fastrand::f64());
-        closed
+        closed.map(|()| !overrun)
     }
 
     /// Sets until when the window may be open: first for the guard, which needs nobody.
@@ -329,14 +353,11 @@ impl Windows {
     }
 }
 
-/// Of what hits are taken to cost, what is certain to be no work of the target's.
-const CAUTION: f64 = 0.97;
-
-/// The least of a window that is taken for the target's own work.
-const LEAST_WORK: f64 = 0.03;
-
 /// A window of which less than that is the target's own work is a dense one.
 const DENSE: f64 = 0.5;
+
+/// What the share of the target's own work in a dense window is taken to be.
+const DENSE_WORK: f64 = 0.1;
 
 /// Between parts of one window there is no gap but that between two readings of the clock.
 const GAP_NS: f64 = 100_000.0;
