@@ -11,7 +11,7 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 
 /// How long a hot target is traced.
-const TRACED: Duration = Duration::from_secs(40);
+const TRACED: Duration = Duration::from_secs(20);
 
 /// The interpreters that this is tried on: an optimised one and a plain one whose gates close.
 fn some() -> Vec<Python> {

@@ -138,6 +138,14 @@ impl Sampled {
         }
     }
 
+    /// The block at `address` stands for twice as many from now on, as another was dropped.
+    pub fn double(&mut self, address: u64) {
+        if let Some(block) = self.blocks.get_mut(&address) {
+            self.sites.change(block.site, self.axis.open).enter(block.size, block.weight);
+            block.weight *= 2;
+        }
+    }
+
     /// Lets time pass.
     pub fn pass(&mut self, at_ns: u64) {
         if at_ns < self.axis.closes_at_ns {

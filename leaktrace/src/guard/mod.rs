@@ -48,6 +48,8 @@ impl Guard {
         // What it inherits are its standard input and output alone.
         let child = Command::new("/proc/self/exe")
             .arg0("leaktrace")
+            // Ctrl-C and Ctrl-Z are for leaktrace alone.
+            .process_group(0)
             .args([GUARD, &pid.to_string(), &std::process::id().to_string()])
             .args(slots.iter().map(closer::to_argument))
             .stdin(Stdio::from(timer.try_clone()?))

@@ -83,9 +83,6 @@ pub enum SessionError {
     /// The guard of the gate cannot be started or told.
     #[error("cannot guard the gate: {0}; trace with --exact, which needs no guard")]
     Guard(std::io::Error),
-    /// The guard has ended.
-    #[error("the process that guards the gate has ended: start leaktrace again")]
-    GuardLost,
     /// Calls cannot be traced for a moment at a time.
     #[error(
         "cannot keep to a budget in `{pid}`: {why}; trace with --exact, at the full cost of every call"

@@ -310,16 +310,23 @@ impl Session {
     /// The gate cannot be opened, or must not be.
     pub fn step(&mut self) -> Result<(), SessionError> {
         let Some(budgeted) = &mut self.budgeted else { return Ok(()) };
-        if budgeted.open(&self.attached.gate, &mut self.programs)? {
-            self.look_at_window(false)?;
+        let opened = budgeted.open(&self.attached.gate, &mut self.programs);
+        let looked = match opened {
+            Ok(true) => self.look_at_window(false),
+            other => other.map(|_| ()),
+        };
+        match looked {
+            // The target is gone, which the next tick tells.
+            Err(SessionError::Gate(_)) => Ok(()),
+            other => other,
         }
-        Ok(())
     }
 
     /// Ends the window that is open, if there is one.
     pub(super) fn end_window(&mut self) {
         if let Err(error) = self.look_at_window(true) {
-            tracing::warn!("the last window: {error}");
+            // A target that has ended has no gate to close, and the guard sees to any other.
+            tracing::debug!("the last window: {error}");
         }
     }
 

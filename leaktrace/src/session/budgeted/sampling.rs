@@ -24,6 +24,10 @@ const AGES_NS: [u64; 7] = [
     486 * SECOND_NS,
 ];
 
+/// Blocks that are watched at most. When there are more, every second one is dropped, and the others stand for twice as
+/// many.
+const MOST_WATCHED: usize = 200_000;
+
 /// Blocks that are looked at in one go.
 const BATCH: usize = 2_000;
 
@@ -56,7 +60,8 @@ pub(super) struct Sampling {
     looks: [VecDeque<Due>; AGES_NS.len()],
     pub(super) sampled: Sampled,
     class_shift: Option<u64>,
-    unknown: u64,
+    /// How often every second block was dropped: so seldom is a new one watched.
+    thinned: u32,
 }
 
 impl Sampling {
@@ -66,7 +71,7 @@ impl Sampling {
             looks: std::array::from_fn(|_| VecDeque::new()),
             sampled,
             class_shift,
-            unknown: 0,
+            thinned: 0,
         }
     }
 
@@ -88,8 +93,12 @@ impl Sampling {
         part: &Part,
         seen: &Aggregator,
     ) {
+        if self.watched.len() >= MOST_WATCHED {
+            self.thin(part.ended_ns);
+        }
         for &address in born {
-            let Some(block) = seen.block(address) else { continue };
+            self.forget(address, part.ended_ns);
+            let Some(block) = seen.block(address).filter(|_| self.is_drawn()) else { continue };
             let Some((_, domain)) = seen.site(block.site) else { continue };
             let is_raw = domain == Domain::Raw;
             let watched = Watched {
@@ -99,15 +108,35 @@ impl Sampling {
                 is_raw,
                 identity: identities.get(&address).copied(),
                 entered: false,
-                weight: part.weight,
+                weight: part.weight << self.thinned,
                 window: part.number,
                 dense: part.dense,
                 born_ns: part.ended_ns,
             };
-            self.forget(address, part.ended_ns);
             self.watched.insert(address, watched);
             self.plan(0, address, part.ended_ns, part.ended_ns);
         }
+    }
+
+    fn is_drawn(&self) -> bool {
+        (0..self.thinned).all(|_| fastrand::bool())
+    }
+
+    /// Drops every second block.
+    fn thin(&mut self, at_ns: u64) {
+        self.thinned += 1;
+        let (kept, dropped): (Vec<u64>, Vec<u64>) =
+            self.watched.keys().partition(|_| fastrand::bool());
+        dropped.iter().for_each(|&address| self.forget(address, at_ns));
+        for address in kept {
+            if let Some(watched) = self.watched.get_mut(&address) {
+                watched.weight *= 2;
+            }
+            self.sampled.double(address);
+        }
+        self.looks.iter_mut().for_each(|looks| {
+            looks.retain(|due| self.watched.contains_key(&due.address));
+        });
     }
 
     /// The blocks at these addresses were given back, or others were handed out there.
@@ -212,12 +241,8 @@ impl Sampling {
                     self.forget(question.address, now_ns);
                     seen.find_dead(question.address);
                 }
-                Answer::Alive => self.enter(question.address, seen, now_ns),
                 // What cannot be told to be dead counts as long as nothing says so.
-                Answer::Unknown(_) => {
-                    self.unknown += 1;
-                    self.enter(question.address, seen, now_ns);
-                }
+                Answer::Alive | Answer::Unknown(_) => self.enter(question.address, seen, now_ns),
             }
         }
     }

@@ -74,6 +74,7 @@ struct Open {
 /// The windows of one target.
 pub(super) struct Windows {
     pub(super) controller: Controller,
+    pid: u32,
     guard: Guard,
     pub(super) closer: Closer,
     open: Option<Open>,
@@ -112,6 +113,7 @@ impl Windows {
         let now = now_ns();
         Ok(Self {
             controller,
+            pid,
             guard,
             closer,
             open: None,
@@ -158,7 +160,7 @@ impl Windows {
         programs: &mut Programs,
     ) -> Result<(), SessionError> {
         if !self.guard.is_alive() {
-            return Err(SessionError::GuardLost);
+            self.guard = Guard::start(self.pid, gate.slots()).map_err(SessionError::Guard)?;
         }
         let limits = self.controller.open();
         self.last_id += 1;
