@@ -28,7 +28,10 @@ macro_rules! counters {
             /// Whether a reader should be told: the others only say that all went as it should.
             #[must_use]
             pub const fn is_trouble(self) -> bool {
-                !matches!(self, Self::PredictionRight | Self::FreshPoolFound)
+                !matches!(
+                    self,
+                    Self::PredictionRight | Self::FreshPoolFound | Self::FreshPoolOutlived
+                )
             }
 
             /// Whether each count is an allocation or a free that no site knows of.

@@ -86,7 +86,8 @@ pub(crate) struct Call {
     pub(crate) size: u64,
     /// Stack id.
     pub(crate) stack: u64,
-    /// The block that is predicted; 0 where none is.
+    /// The block that is predicted, 0 where none is; in [`FRESH`] the window that the call was made in: see
+    /// [`current`](crate::window::current).
     pub(crate) predicted: u64,
     /// The old block of a realloc, else 0.
     pub(crate) old: u64,
@@ -96,8 +97,6 @@ pub(crate) struct Call {
     pub(crate) domain: u64,
     /// The `usedpools` that the block comes from; 0 where that is not known or does not matter.
     pub(crate) usedpools: u64,
-    /// In [`FRESH`], the window that it was made in: see [`current`](crate::window::current).
-    pub(crate) window: u64,
 }
 
 /// Counts one more of `counter`.

@@ -106,7 +106,6 @@ fn enter(tid: u32, old: u64, size: u64, stays: bool) {
         tid: u64::from(tid),
         domain: u64::from(domain),
         usedpools: 0,
-        window: 0,
     };
     if domain == domain::RAW {
         wait(&call);
@@ -129,7 +128,7 @@ fn enter(tid: u32, old: u64, size: u64, stays: bool) {
     call.usedpools = usedpools;
     match pymalloc::predict(&Target, &layout, size) {
         Ok(Prediction::Block(block)) if trusted => record(tid, &call, block),
-        Ok(Prediction::FreshPool) if trusted => defer(tid, &call),
+        Ok(Prediction::FreshPool) if trusted => defer(tid, &mut call),
         Ok(Prediction::Block(block)) => {
             call.predicted = block;
             wait(&call);
@@ -217,16 +216,16 @@ fn wait(call: &Call) {
 
 /// Leaves the call's block to the next event of its interpreter; what it frees is told now.
 #[inline(always)]
-fn defer(tid: u32, call: &Call) {
+fn defer(tid: u32, call: &mut Call) {
     if call.old != 0 {
         emit::realloc(domain::OBJ, tid, call.old, 0, call.size, 0);
     }
-    let call = &Call { window: window::current(channel::OBJ), ..*call };
+    call.predicted = window::current(channel::OBJ);
     if call.usedpools == config::pymalloc().usedpools {
         put(MAIN, call);
         return;
     }
-    if FRESH_OF_OTHERS.insert(&call.usedpools, call, 0).is_err() {
+    if FRESH_OF_OTHERS.insert(&call.usedpools, &*call, 0).is_err() {
         count(Counter::FreshPoolLost);
         return;
     }
@@ -284,7 +283,7 @@ fn settle(fresh: *mut Call) {
     }
     // SAFETY: as above.
     unsafe { (*fresh).size = 0 };
-    if call.window != window::current(channel::OBJ) {
+    if call.predicted != window::current(channel::OBJ) {
         // What the pool has handed out meanwhile was not seen.
         count(Counter::FreshPoolOutlived);
         return;

@@ -77,7 +77,6 @@ fn enter(old: u64, size: u64) {
         tid: u64::from(tid),
         domain: u64::from(domain::RAW),
         usedpools: 0,
-        window: 0,
     };
     if IN_RAW.insert(&bpf_get_current_pid_tgid(), &call, 0).is_err() {
         count(Counter::InFlightFull);

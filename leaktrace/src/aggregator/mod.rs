@@ -30,7 +30,7 @@ pub use domain::Domain;
 pub use rate::Rate;
 pub use sampled::{Born, FIRST_LOOK_NS, Sample, Sampled, Sampling};
 pub use series::{OlderFrees, Point};
-pub use site::{Counts, Estimated};
+pub use site::{Counts, Estimated, Weight};
 pub use snapshot::{Distribution, SiteSnapshot, Snapshot};
 
 use crate::pools::PoolMap;
@@ -87,7 +87,7 @@ pub struct Aggregator {
     older: OlderFrees,
     older_points: Vec<OlderFrees>,
     /// How many births each one that is seen stands for.
-    weight: u64,
+    weight: Weight,
     turnover: Option<Turnover>,
 }
 
@@ -125,13 +125,13 @@ impl Aggregator {
             books: Books::default(),
             older: OlderFrees::default(),
             older_points: Vec::new(),
-            weight: 1,
+            weight: Weight::ONE,
             turnover: None,
         }
     }
 
     /// From now on every birth that is seen stands for so many.
-    pub fn weigh(&mut self, weight: u64) {
+    pub fn weigh(&mut self, weight: Weight) {
         self.weight = weight;
     }
 

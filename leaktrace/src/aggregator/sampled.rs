@@ -175,6 +175,7 @@ impl Sampled {
         let mut snapshot = seen.clone();
         snapshot.interval_ns = self.axis.interval_ns;
         for site in &mut snapshot.sites {
+            site.estimated = site.estimated.scaled(scale.dense);
             let index = self.sites.index_of(&site.stack, site.domain);
             let known = index.map(|index| (&self.sites.list[index as usize], own.get(&index)));
             match known {

@@ -17,6 +17,20 @@ pub struct Counts {
     pub freed_bytes: u64,
 }
 
+/// How many births one that is seen stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Weight {
+    /// So many.
+    pub births: u64,
+    /// Whether that is right against others of its kind alone: see [`Sampled`](super::Sampled).
+    pub dense: bool,
+}
+
+impl Weight {
+    /// Every birth is seen.
+    pub const ONE: Self = Self { births: 1, dense: false };
+}
+
 /// Births, as those that were seen stand for them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Estimated {
@@ -24,6 +38,32 @@ pub struct Estimated {
     pub allocations: u64,
     /// Their requested bytes.
     pub bytes: u64,
+    /// How many in dense windows.
+    pub dense_allocations: u64,
+    /// Their requested bytes.
+    pub dense_bytes: u64,
+}
+
+impl Estimated {
+    /// The two that a weight counts for.
+    fn of(&mut self, weight: Weight) -> (&mut u64, &mut u64) {
+        if weight.dense {
+            (&mut self.dense_allocations, &mut self.dense_bytes)
+        } else {
+            (&mut self.allocations, &mut self.bytes)
+        }
+    }
+
+    /// All of them, where those of dense windows stand for `dense` times as many.
+    #[must_use]
+    pub(super) fn scaled(&self, dense: f64) -> Self {
+        let sum = |sparse: u64, of_dense: u64| sparse + (of_dense as f64 * dense).round() as u64;
+        Self {
+            allocations: sum(self.allocations, self.dense_allocations),
+            bytes: sum(self.bytes, self.dense_bytes),
+            ..Self::default()
+        }
+    }
 }
 
 impl Counts {
@@ -100,9 +140,10 @@ impl Site {
 
     /// Counts a birth that stands for `weight` of them.
     #[inline]
-    pub(super) fn birth(&mut self, size: u64, weight: u64) {
-        self.estimated.allocations = self.estimated.allocations.saturating_add(weight);
-        self.estimated.bytes = self.estimated.bytes.saturating_add(size.saturating_mul(weight));
+    pub(super) fn birth(&mut self, size: u64, weight: Weight) {
+        let (allocations, bytes) = self.estimated.of(weight);
+        *allocations = allocations.saturating_add(weight.births);
+        *bytes = bytes.saturating_add(size.saturating_mul(weight.births));
         self.counts.allocations += 1;
         self.counts.allocated_bytes = self.counts.allocated_bytes.saturating_add(size);
         self.sizes.record(size);
@@ -137,9 +178,10 @@ impl Site {
     }
 
     /// Takes a birth back that stood for `weight` of them.
-    pub(super) fn unbirth(&mut self, size: u64, weight: u64) {
-        self.estimated.allocations = self.estimated.allocations.saturating_sub(weight);
-        self.estimated.bytes = self.estimated.bytes.saturating_sub(size.saturating_mul(weight));
+    pub(super) fn unbirth(&mut self, size: u64, weight: Weight) {
+        let (allocations, bytes) = self.estimated.of(weight);
+        *allocations = allocations.saturating_sub(weight.births);
+        *bytes = bytes.saturating_sub(size.saturating_mul(weight.births));
         self.counts.allocations = self.counts.allocations.saturating_sub(1);
         self.counts.allocated_bytes = self.counts.allocated_bytes.saturating_sub(size);
         self.sizes.forget(size);

@@ -23,6 +23,9 @@ pub(super) fn footer(
     out: &mut impl Write,
 ) -> io::Result<()> {
     wrap(out, &seen(&report.session), width, FLUSH)?;
+    if let Some(sampled) = sampled(&report.session) {
+        wrap(out, &sampled, width, FLUSH)?;
+    }
     if let Some(memory) = memory(report) {
         wrap(out, &memory, width, FLUSH)?;
     }
@@ -48,6 +51,24 @@ fn seen(session: &Session) -> String {
         count(session.frees_of_older_blocks),
         counted(session.events_lost, "event"),
     )
+}
+
+/// How much of what happened that is, where most went unseen.
+fn sampled(session: &Session) -> Option<String> {
+    let fraction = session.allocations_fraction.filter(|&fraction| fraction < 0.999)?;
+    let time = session
+        .traced_fraction
+        .map_or_else(String::new, |time| format!("{} of the time and ", percent(100.0 * time)));
+    let overruns = match session.window_overruns {
+        0 => String::new(),
+        many => {
+            format!(" {} could not be closed in time, and are left out.", counted(many, "window"))
+        }
+    };
+    Some(format!(
+        "That is {time}{} of the allocations: the numbers of lines are estimates.{overruns}",
+        percent(100.0 * fraction)
+    ))
 }
 
 fn memory(report: &Report) -> Option<String> {

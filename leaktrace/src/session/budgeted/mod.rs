@@ -14,7 +14,7 @@ use super::cost::CostMeter;
 use super::heap::HeapCheck;
 use super::recognise::Target;
 use super::{Session, SessionError, now_ns};
-use crate::aggregator::{Aggregator, Born, OlderFrees, Sampled, Snapshot};
+use crate::aggregator::{Aggregator, Born, OlderFrees, Sampled, Snapshot, Weight};
 use crate::budget::Controller;
 use crate::cpython::census::{Census, Resident};
 use crate::gate::Gate;
@@ -270,8 +270,8 @@ pub(super) struct Looked {
 
 impl Looked {
     /// How many births each one that was seen stands for.
-    pub(super) fn weight(&self) -> u64 {
-        self.part.weight
+    pub(super) fn weight(&self) -> Weight {
+        Weight { births: self.part.weight, dense: self.part.dense }
     }
 }
 
