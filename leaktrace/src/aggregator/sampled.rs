@@ -103,6 +103,12 @@ impl Sampled {
         }
     }
 
+    /// The trace begins not when this was made but then, before any block.
+    pub fn begin(&mut self, started_at_ns: u64) {
+        self.started_at_ns = started_at_ns;
+        self.axis = Axis::new(started_at_ns);
+    }
+
     /// How many blocks live.
     #[must_use]
     pub fn len(&self) -> usize {

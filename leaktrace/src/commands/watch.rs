@@ -25,7 +25,10 @@ pub(super) async fn until_end(
     tokio::pin!(stop);
     let mut next_tick = Instant::now();
     loop {
-        session.drain();
+        // What outlived a window is looked at before its records are counted.
+        if !session.is_in_window() {
+            session.drain();
+        }
         let now = Instant::now();
         if now >= next_tick {
             if let Some(end) = session.tick()? {
@@ -33,7 +36,10 @@ pub(super) async fn until_end(
             }
             next_tick = now + TICK_EVERY;
         }
-        session.step()?;
+        if let Err(error) = session.step() {
+            session.warn(format!("the tracing ended early: {error}"));
+            return Ok(End::Lost);
+        }
         look(session);
         let nap = session.idle().unwrap_or(DRAIN_EVERY).min(DRAIN_EVERY);
         tokio::select! {

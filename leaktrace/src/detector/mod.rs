@@ -107,8 +107,10 @@ fn judge_sampled(series: &SiteSeries, losses: &Losses, sampling: Option<&Samplin
     let Some(sampling) = sampling else { return judge(series, losses) };
     let mut judgement = judge_with(series, losses, Some(sampling.blocks));
     let growth = |rate: Rate| Growth { estimate: rate.estimate, low: rate.low, high: rate.high };
-    judgement.growth_bytes_per_s = Some(growth(sampling.bytes_per_s));
-    judgement.growth_blocks_per_s = Some(growth(sampling.blocks_per_s));
+    // Of nothing that was sampled nothing is known.
+    let is_known = sampling.blocks > 0;
+    judgement.growth_bytes_per_s = is_known.then(|| growth(sampling.bytes_per_s));
+    judgement.growth_blocks_per_s = is_known.then(|| growth(sampling.blocks_per_s));
     judgement
 }
 

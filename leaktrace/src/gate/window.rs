@@ -5,7 +5,7 @@
 
 use std::io;
 
-use super::{Gate, Outcome};
+use super::{Gate, Outcome, Slot};
 use crate::cpython::tables::Slot as Function;
 use crate::target::memory::ReadMemory as _;
 
@@ -47,11 +47,11 @@ impl Gate {
 
     fn close_slots(&self, wanted: impl Fn(Function) -> bool) -> io::Result<()> {
         let slots = self.slots.iter().filter(|slot| slot.moves() && wanted(slot.function));
-        for slot in slots {
-            if self.replace(slot.address(), slot.open, slot.closed)? == Outcome::Foreign {
-                self.close_slot(slot)?;
-            }
-        }
-        Ok(())
+        let close = |slot: &Slot| match self.replace(slot.address(), slot.open, slot.closed)? {
+            Outcome::Foreign => self.close_slot(slot).map(|_| ()),
+            _ => Ok(()),
+        };
+        // Each is tried, whatever became of the one before.
+        slots.map(close).fold(Ok(()), io::Result::and)
     }
 }

@@ -27,6 +27,7 @@ pub fn run(pid: u32, parent: u32, slots: &[String]) -> io::Result<()> {
     if let Err(error) = priority::before_all_others() {
         tracing::debug!("the guard runs like any other process: {error}");
     }
+    tell()?;
     // One that ended before its end could be watched for has another number by now, or none.
     while getppid() == Some(parent) {
         let timer = io::stdin();
@@ -53,8 +54,14 @@ fn close(gate: &Gate) {
         |outcome: &Outcome| matches!(outcome, Outcome::Written | Outcome::WrittenBehindHook);
     // A target that is gone has no gate left to close.
     if gate.close().is_ok_and(|outcomes| outcomes.iter().any(was_open)) {
-        let _ = rustix::io::write(io::stdout(), &1_u64.to_ne_bytes());
+        let _ = tell();
     }
+}
+
+/// Counts one more for leaktrace: first that it is ready, then each time that it had to close the gate.
+fn tell() -> io::Result<()> {
+    rustix::io::write(io::stdout(), &1_u64.to_ne_bytes())?;
+    Ok(())
 }
 
 fn unusable() -> io::Error {

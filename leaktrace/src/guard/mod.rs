@@ -14,7 +14,7 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, Stdio};
 
-use rustix::event::{EventfdFlags, eventfd};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::time::{
     Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create,
     timerfd_settime,
@@ -27,6 +27,9 @@ pub use closer::run;
 
 /// How often a gate is looked at again for as long as the timer is set.
 const AGAIN_NS: i64 = 100_000_000;
+
+/// How long it may take to start.
+const STARTING: Timespec = Timespec { tv_sec: 2, tv_nsec: 0 };
 
 /// The guard of one target's gate.
 #[derive(Debug)]
@@ -55,7 +58,19 @@ impl Guard {
             .stdin(Stdio::from(timer.try_clone()?))
             .stdout(Stdio::from(closings.try_clone()?))
             .spawn()?;
-        Ok(Self { child, timer, closings })
+        let guard = Self { child, timer, closings };
+        guard.wait_until_ready()?;
+        Ok(guard)
+    }
+
+    /// Waits for its first word: from then on it can close the gate.
+    fn wait_until_ready(&self) -> io::Result<()> {
+        let mut events = [PollFd::new(&self.closings, PollFlags::IN)];
+        let ready = poll(&mut events, Some(&STARTING))?;
+        if ready == 0 || self.closings() == 0 {
+            return Err(io::Error::new(io::ErrorKind::TimedOut, "the guard did not start"));
+        }
+        Ok(())
     }
 
     /// From now on the gate is closed at `deadline_ns` of `CLOCK_MONOTONIC`.

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use leaktrace_common::event::Event;
 
+use super::budgeted::Budgeted;
 use super::intake::{Now, Told};
 use super::{Session, now_ns};
 
@@ -59,6 +60,7 @@ impl Session {
             budgeted,
             ..
         } = self;
+        let (fresh, sampled) = budgeted.as_mut().map(Budgeted::parts).unzip();
         let mut stale = Vec::new();
         let now = Now { memory: target.memory.as_ref(), window: &*window, clock: now_ns };
         let tell = |told: Told<'_>| match told {
@@ -73,14 +75,17 @@ impl Session {
                 }
                 stale.extend(freed.ids);
             }
+            // By a probe that a closed gate does not keep calls from.
+            Told::Event(Event::Alloc(alloc))
+                if sampled.is_some_and(|windows| !windows.contains(alloc.head.at_ns)) => {}
             Told::Event(event) if window.contains(&at_ns(&event)) => aggregator.apply(&event),
             Told::Event(event) if attached.closes(&event) => unwanted.count(at_ns(&event), window),
             Told::Event(_) => {}
             Told::Malformed => *malformed += 1,
         };
         let taken = match last {
-            Last::No => match budgeted {
-                Some(budgeted) => intake.round(&mut budgeted.fresh.before(programs), &now, tell),
+            Last::No => match fresh {
+                Some(fresh) => intake.round(&mut fresh.before(programs), &now, tell),
                 None => intake.round(programs, &now, tell),
             },
             Last::Yes => intake.give_up(&now, tell),

@@ -92,7 +92,7 @@ impl Session {
     /// What came up while it was traced.
     fn add_warnings(&mut self) {
         self.warnings.extend(self.hooks.warnings());
-        self.warnings.extend(self.budgeted.as_ref().and_then(Budgeted::warnings));
+        self.warnings.extend(self.budgeted.iter().flat_map(Budgeted::warnings));
         self.warnings.extend(self.children.warnings());
         self.warnings.extend(unreadable(self.malformed));
     }

@@ -142,6 +142,11 @@ impl Session {
         self.aggregator.snapshot(now_ns())
     }
 
+    /// Adds to what the user should know.
+    pub fn warn(&mut self, warning: String) {
+        self.warnings.push(warning);
+    }
+
     /// The processes that the target and its descendants made since this was asked last, where descendants are followed.
     pub fn forked(&mut self) -> Vec<Forked> {
         self.children.forked()
@@ -160,6 +165,9 @@ impl Session {
     /// The maps of the kernel side cannot be read any more.
     pub fn tick(&mut self) -> Result<Option<End>, SessionError> {
         let counters = self.programs.counters()?;
+        if self.verification.detaches_next() {
+            self.leave_window_alone()?;
+        }
         self.verification.tick(&counters, &mut self.programs, &mut self.warnings)?;
         self.aggregator.set_losses(lost(&counters));
         self.aggregator.sample(now_ns());

@@ -56,6 +56,11 @@ impl Verification {
         }
     }
 
+    /// Whether the next look takes off the return probes, which takes the kernel some tenths of a second.
+    pub(super) fn detaches_next(&self) -> bool {
+        matches!(self, Self::Trusted { since } if since.elapsed() >= LAST_RETURNS)
+    }
+
     /// Looks at the counts so far.
     ///
     /// # Errors

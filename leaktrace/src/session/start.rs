@@ -53,7 +53,7 @@ impl Session {
         let heap = HeapCheck::start(&target, &mut aggregator);
         let children = Children::watch(&mut programs, config.forks, &options, &mut warnings);
         let parts = (&target, &attached, heap.first());
-        let budgeted = budgeted(&options, closer, parts, &cost, &mut programs)?;
+        let mut budgeted = budgeted(&options, closer, parts, &cost, &mut programs)?;
         let opening = if budgeted.is_some() {
             aggregator.note_turnover();
             Opening { began_ns: now_ns(), misses: false }
@@ -62,6 +62,7 @@ impl Session {
         };
         let opened_ns = now_ns();
         aggregator.begin(opened_ns);
+        budgeted.iter_mut().for_each(|budgeted| budgeted.begin(opened_ns));
         Ok(Self {
             intake: intake(&target, &attached, opening.misses, budgeted.is_none()),
             about: About::of(&target.process),

@@ -5,10 +5,14 @@ use rustc_hash::FxHashMap;
 
 use super::super::held::Held;
 use super::super::intake::Source;
+use super::super::now_ns;
 use crate::kernel::{Drained, Mark, Programs};
 
 /// Records that are taken at once.
 const MOST: usize = 100_000;
+
+/// How long a thread may stand at the probe of its last event.
+const ON_ITS_WAY_NS: u64 = 100_000;
 
 /// The records of a part of a window.
 #[derive(Debug, Default)]
@@ -16,8 +20,8 @@ pub(in super::super) struct Fresh {
     records: Held,
     /// The blocks that were handed out in them and not given back, with their requested bytes.
     live: FxHashMap<u64, u64>,
-    /// By thread, the block that its last event handed out.
-    last: FxHashMap<u32, u64>,
+    /// By thread, the block that its last event handed out, and when.
+    last: FxHashMap<u32, (u64, u64)>,
 }
 
 impl Fresh {
@@ -32,7 +36,7 @@ impl Fresh {
             match event {
                 Event::Alloc(alloc) => {
                     live.insert(alloc.block, alloc.size);
-                    last.insert(alloc.head.tid, alloc.block);
+                    last.insert(alloc.head.tid, (alloc.block, alloc.head.at_ns));
                 }
                 Event::Free(free) => {
                     if free.head.kind != kind::REALLOC_FAILED {
@@ -43,20 +47,23 @@ impl Fresh {
                 Event::Realloc(realloc) => {
                     live.remove(&realloc.old);
                     live.insert(realloc.new, realloc.size);
-                    last.insert(realloc.head.tid, realloc.new);
+                    last.insert(realloc.head.tid, (realloc.new, realloc.head.at_ns));
                 }
                 Event::Stack { .. } => {}
             }
         });
         live.remove(&0);
-        last.values().for_each(|block| {
+        // Threads that went on long ago have what they got.
+        let just_now = now_ns().saturating_sub(ON_ITS_WAY_NS);
+        last.retain(|_, (_, at_ns)| *at_ns >= just_now);
+        last.values().for_each(|(block, _)| {
             live.remove(block);
         });
     }
 
     /// Blocks that threads may not have got so far, as they stand at a probe: what lies there cannot be theirs yet.
     pub(super) fn on_their_way(&self) -> impl Iterator<Item = u64> + '_ {
-        self.last.values().copied()
+        self.last.values().map(|&(block, _)| block)
     }
 
     /// The blocks that were handed out and not given back, with their requested bytes.

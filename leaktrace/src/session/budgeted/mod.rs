@@ -30,6 +30,9 @@ use windows::{Part, Windows};
 /// How often the sample of older blocks is looked at.
 const OLDER_EVERY: Duration = Duration::from_secs(10);
 
+/// How long taking off a probe may take.
+const LONG_NS: u64 = 400_000_000;
+
 /// Memory that the sites of sampled blocks may take, as a share of all.
 const SAMPLED_SHARE: u64 = 8;
 
@@ -62,7 +65,7 @@ pub(super) struct Budgeted {
     older_looked_at: Duration,
     /// Whether anything went unseen since the start.
     gaps: bool,
-    pub(super) fresh: Fresh,
+    fresh: Fresh,
 }
 
 /// What a budgeted session has come to, beside its sites.
@@ -164,14 +167,18 @@ impl Budgeted {
         } else {
             windows.close(gate, programs, identify)?
         };
-        self.gaps |= part.weight > 1;
+        // A gap before it, or behind it.
+        self.gaps |= part.weight > 1 || !counts || !(goes_on || end);
         let on_their_way = fresh.on_their_way().collect();
         Ok(Some(Looked { part, identities, on_their_way, counts }))
     }
 
     /// Takes in what `seen` counted of a part.
     pub(super) fn admit(&mut self, looked: &Looked, seen: &mut Aggregator) {
-        let turnover = seen.take_turnover();
+        let mut turnover = seen.take_turnover();
+        // An address can have been handed out more than once.
+        turnover.born.sort_unstable();
+        turnover.born.dedup();
         let now = looked.part.ended_ns;
         self.sampling.died(&turnover.died, now);
         self.older.died(&turnover.died);
@@ -201,7 +208,7 @@ impl Budgeted {
         }
         let resident = Resident::of(target.process.pid());
         let memory = target.memory.as_ref();
-        self.sampling.look(&mut self.inspector, memory, &resident, seen, now_ns());
+        self.sampling.look(&mut self.inspector, memory, &resident, seen, self.gaps);
         if elapsed >= self.older_looked_at + OLDER_EVERY {
             self.older_looked_at = elapsed;
             self.older.look(&mut self.inspector, memory, &resident);
@@ -212,7 +219,7 @@ impl Budgeted {
     pub(super) fn look_at_all(&mut self, target: &Target, seen: &mut Aggregator) {
         let resident = Resident::of(target.process.pid());
         let memory = target.memory.as_ref();
-        self.sampling.look_at_all(&mut self.inspector, memory, &resident, seen, now_ns());
+        self.sampling.look_at_all(&mut self.inspector, memory, &resident, seen, self.gaps);
         self.older.look(&mut self.inspector, memory, &resident);
     }
 
@@ -223,14 +230,17 @@ impl Budgeted {
         seen: &Aggregator,
         heap: &HeapCheck,
         end: Option<&Census>,
+        at_ns: u64,
     ) -> Option<Estimated> {
         if !self.gaps {
             return None;
         }
-        let seen = seen.snapshot(now_ns());
+        let seen = seen.snapshot(at_ns);
         let counts = heap.first().zip(end);
         let born = counts.map(|(start, end)| self.older.born(start, end));
         let (mut snapshot, living) = self.sampling.sampled.estimate(&seen, born.as_ref());
+        // Frees go unseen all the time, and nothing is counted by them.
+        snapshot.totals.missed_frees = 0;
         let gone = counts.map(|(start, _)| self.older.gone(start));
         snapshot.older_frees = older_frees(&snapshot, gone.as_ref());
         let bytes = |blocks: &Born| blocks.iter().map(|(&class, n)| class as f64 * n).sum::<f64>();
@@ -253,8 +263,18 @@ impl Budgeted {
     }
 
     /// What the reader should know.
-    pub(super) fn warnings(&self) -> Option<String> {
+    pub(super) fn warnings(&self) -> Vec<String> {
         self.windows.warnings()
+    }
+
+    /// The trace begins then.
+    pub(super) fn begin(&mut self, at_ns: u64) {
+        self.sampling.sampled.begin(at_ns);
+    }
+
+    /// The records that were taken already, and what tells when births were sampled.
+    pub(super) fn parts(&mut self) -> (&mut Fresh, &Windows) {
+        (&mut self.fresh, &self.windows)
     }
 }
 
@@ -271,7 +291,9 @@ pub(super) struct Looked {
 impl Looked {
     /// How many births each one that was seen stands for.
     pub(super) fn weight(&self) -> Weight {
-        Weight { births: self.part.weight, dense: self.part.dense }
+        // The next window stands for the time of one that does not count.
+        let births = if self.counts { self.part.weight } else { 0 };
+        Weight { births, dense: self.part.dense }
     }
 }
 
@@ -345,6 +367,20 @@ impl Session {
         Ok(())
     }
 
+    /// Whether a window is open, which is looked at before its records are taken.
+    #[must_use]
+    pub fn is_in_window(&self) -> bool {
+        self.budgeted.as_ref().is_some_and(|budgeted| budgeted.windows.is_open())
+    }
+
+    /// Something is about to be done that takes long; an open window is not looked at meanwhile.
+    pub(super) fn leave_window_alone(&mut self) -> Result<(), SessionError> {
+        match &mut self.budgeted {
+            Some(budgeted) => budgeted.windows.leave_alone(LONG_NS, &mut self.programs),
+            None => Ok(()),
+        }
+    }
+
     pub(super) fn tick_budget(&mut self) {
         let Self { budgeted: Some(budgeted), target, aggregator, cost, programs, started, .. } =
             self
@@ -361,6 +397,6 @@ impl Session {
         if end.is_some() {
             budgeted.look_at_all(&self.target, &mut self.aggregator);
         }
-        budgeted.estimate(&self.aggregator, &self.heap, end)
+        budgeted.estimate(&self.aggregator, &self.heap, end, self.window.end)
     }
 }

@@ -2,9 +2,11 @@
 //! dead or seen freed.
 
 use std::collections::VecDeque;
+use std::time::{Duration, Instant};
 
 use rustc_hash::FxHashMap;
 
+use super::super::now_ns;
 use super::windows::Part;
 use crate::aggregator::{Aggregator, Domain, FIRST_LOOK_NS, Sample, Sampled};
 use crate::cpython::census::Resident;
@@ -27,6 +29,9 @@ const AGES_NS: [u64; 7] = [
 /// Blocks that are watched at most. When there are more, every second one is dropped, and the others stand for twice as
 /// many.
 const MOST_WATCHED: usize = 200_000;
+
+/// How long all are looked at in the end.
+const LAST_LOOKS: Duration = Duration::from_secs(2);
 
 /// Blocks that are looked at in one go.
 const BATCH: usize = 2_000;
@@ -127,13 +132,14 @@ impl Sampling {
         self.thinned += 1;
         let (kept, dropped): (Vec<u64>, Vec<u64>) =
             self.watched.keys().partition(|_| fastrand::bool());
-        dropped.iter().for_each(|&address| self.forget(address, at_ns));
+        // First more, then fewer: what lives of a site must not seem to have fallen.
         for address in kept {
             if let Some(watched) = self.watched.get_mut(&address) {
                 watched.weight *= 2;
             }
             self.sampled.double(address);
         }
+        dropped.iter().for_each(|&address| self.forget(address, at_ns));
         self.looks.iter_mut().for_each(|looks| {
             looks.retain(|due| self.watched.contains_key(&due.address));
         });
@@ -162,14 +168,15 @@ impl Sampling {
         memory: &dyn ReadMemory,
         resident: &Resident,
         seen: &mut Aggregator,
-        now_ns: u64,
+        gaps: bool,
     ) {
+        let now_ns = now_ns();
         for level in 0..AGES_NS.len() {
             let due = self.due(level, now_ns);
             if due.is_empty() {
                 continue;
             }
-            self.ask(inspector, memory, resident, seen, &due, now_ns);
+            self.ask(inspector, memory, resident, seen, &due, (now_ns, gaps));
             let next = (level + 1).min(AGES_NS.len() - 1);
             for Due { address, born_ns, .. } in due {
                 if self.lives(address, born_ns) {
@@ -205,16 +212,21 @@ impl Sampling {
         memory: &dyn ReadMemory,
         resident: &Resident,
         seen: &mut Aggregator,
-        now_ns: u64,
+        gaps: bool,
     ) {
+        let (now_ns, began) = (now_ns(), Instant::now());
         let due = |(&address, watched): (&u64, &Watched)| {
             let born_ns = watched.born_ns;
             Due { at_ns: now_ns, address, born_ns }
         };
         let all: Vec<Due> = self.watched.iter().map(due).collect();
-        all.chunks(BATCH).for_each(|some| {
-            self.ask(inspector, memory, resident, seen, some, now_ns);
-        });
+        for some in all.chunks(BATCH) {
+            // A report does not wait for ever; the others count as they did when they were looked at last.
+            if began.elapsed() > LAST_LOOKS {
+                break;
+            }
+            self.ask(inspector, memory, resident, seen, some, (now_ns, gaps));
+        }
     }
 
     fn ask(
@@ -224,7 +236,7 @@ impl Sampling {
         resident: &Resident,
         seen: &mut Aggregator,
         due: &[Due],
-        now_ns: u64,
+        (now_ns, gaps): (u64, bool),
     ) {
         let questions: Vec<Question> = due
             .iter()
@@ -239,7 +251,10 @@ impl Sampling {
             match answer {
                 Answer::Dead(_) => {
                     self.forget(question.address, now_ns);
-                    seen.find_dead(question.address);
+                    // As long as all frees are seen, they tell.
+                    if gaps {
+                        seen.find_dead(question.address);
+                    }
                 }
                 // What cannot be told to be dead counts as long as nothing says so.
                 Answer::Alive | Answer::Unknown(_) => self.enter(question.address, seen, now_ns),

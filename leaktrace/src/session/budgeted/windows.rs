@@ -72,7 +72,7 @@ struct Open {
 }
 
 /// The windows of one target.
-pub(super) struct Windows {
+pub(in super::super) struct Windows {
     pub(super) controller: Controller,
     pid: u32,
     guard: Guard,
@@ -81,8 +81,14 @@ pub(super) struct Windows {
     opens_at_ns: u64,
     /// The end of the last part.
     ended_ns: u64,
-    /// The end of the last window whose blocks count.
+    /// The end of the last part whose blocks count.
     counted_ns: u64,
+    /// When the last window began and ended, and the hits until then.
+    opened_ns: u64,
+    closed_ns: u64,
+    hits_at_close: u64,
+    /// Hits while the gate was closed, where they were many.
+    strays: u64,
     last_id: u64,
     parts: u32,
     open_ns: u64,
@@ -120,6 +126,10 @@ impl Windows {
             opens_at_ns: now,
             ended_ns: now,
             counted_ns: now,
+            opened_ns: now,
+            closed_ns: now,
+            hits_at_close: 0,
+            strays: 0,
             last_id: 0,
             parts: 0,
             open_ns: 0,
@@ -153,7 +163,7 @@ impl Windows {
     /// Opens the gate, and waits until the window has had its hits or its time.
     ///
     /// # Errors
-    /// The gate cannot be opened: it is closed then.
+    /// The gate cannot be opened: what could be opened of it is closed again, by the guard if need be.
     pub(super) fn open(
         &mut self,
         gate: &Gate,
@@ -166,8 +176,15 @@ impl Windows {
         self.last_id += 1;
         let before = hits(programs)?;
         let until_hit = before + limits.hits;
+        self.book_strays(before, gate);
         self.limit(programs, limits.length_ns, limits.hits)?;
-        let all = gate.open_window().map_err(SessionError::Gate)?;
+        let all = gate.open_window().inspect_err(|_gone| {
+            // The guard's timer is set, should this fail as well.
+            let _ = gate.close();
+        });
+        // One that cannot be opened is not tried again at once.
+        self.opens_at_ns = now_ns() + RETRY_NS;
+        let all = all.map_err(SessionError::Gate)?;
         self.opened += 1;
         self.hooked += u64::from(!all);
         let since_ns = now_ns();
@@ -176,8 +193,41 @@ impl Windows {
             (self.began_ns, self.ended_ns) = (since_ns, since_ns);
         }
         let id = self.last_id;
+        self.opened_ns = since_ns;
         self.open = Some(Open { id, since_ns, since_hits: before, until_hit });
         self.wait(&limits, since_ns, until_hit, programs)
+    }
+
+    /// Books hits that came while the gate was closed; where they are many, somebody calls through a copy of the open
+    /// tables, and all that are known are closed.
+    fn book_strays(&mut self, hits: u64, gate: &Gate) {
+        let strays = hits.saturating_sub(self.hits_at_close);
+        if self.opened == 0 || strays == 0 {
+            return;
+        }
+        self.controller.book(Spell { hits: strays, open_ns: 0, by_hits: false });
+        let closed_ns = now_ns().saturating_sub(self.closed_ns).max(1);
+        if strays as f64 * 1e9 / closed_ns as f64 > MANY_STRAYS {
+            self.strays += strays;
+            let _ = gate.close();
+        }
+    }
+
+    /// Whether a birth at this time was in a window, or on its way when it was closed.
+    pub(in super::super) fn contains(&self, at_ns: u64) -> bool {
+        at_ns >= self.opened_ns && (self.open.is_some() || at_ns < self.closed_ns + ON_THEIR_WAY_NS)
+    }
+
+    /// The window that is open, if there is one, will not be looked at for so long.
+    pub(super) fn leave_alone(
+        &mut self,
+        ns: u64,
+        programs: &mut Programs,
+    ) -> Result<(), SessionError> {
+        match self.open {
+            Some(open) => self.limit(programs, ns, open.until_hit.saturating_sub(open.since_hits)),
+            None => Ok(()),
+        }
     }
 
     /// Sleeps until the window has had its hits or its time.
@@ -215,7 +265,7 @@ impl Windows {
         gate: &Gate,
         programs: &mut Programs,
     ) -> Result<Option<(Part, bool)>, SessionError> {
-        let Some(mut open) = self.open else { return Ok(None) };
+        let Some(open) = self.open else { return Ok(None) };
         let (hits, now) = (hits(programs)?, now_ns());
         let by_hits = hits >= open.until_hit;
         let spell = Spell {
@@ -227,11 +277,12 @@ impl Windows {
         let part = self.part(&spell, open.since_ns, now);
         let more = if by_hits { 0 } else { self.controller.prolonged(now) };
         self.closed_by_others |= self.guard.closings() > 0 || self.was_closed(programs, open.id)?;
-        let goes_on = more > 0 && !self.closed_by_others && gate.is_open();
+        let goes_on = more > 0 && !self.closed_by_others && gate.is_open() && self.guard.is_alive();
+        // What was booked is not booked again, whether it goes on or not.
+        self.open = Some(Open { since_ns: now, since_hits: hits, until_hit: hits + more, ..open });
         if goes_on {
             self.limit(programs, UNATTENDED_NS, more)?;
-            open = Open { since_ns: now, since_hits: hits, until_hit: hits + more, ..open };
-            self.open = Some(open);
+            self.counted_ns = now;
         }
         Ok(Some((part, goes_on)))
     }
@@ -274,11 +325,14 @@ impl Windows {
         before_frees(programs);
         let closed = closed.and(gate.close_frees()).map_err(SessionError::Gate);
         let now = now_ns();
-        self.guard.disarm().map_err(SessionError::Guard)?;
+        if closed.is_ok() {
+            self.guard.disarm().map_err(SessionError::Guard)?;
+        }
         let by_others = self.guard.closings() > 0 || self.was_closed(programs, open.id)?;
         let overrun = std::mem::take(&mut self.closed_by_others) || by_others;
         self.overruns += u64::from(overrun);
         let hits = hits(programs)?;
+        (self.hits_at_close, self.closed_ns) = (hits, now);
         // Frees, from the end of the last part on.
         self.controller.book(Spell {
             hits: hits.saturating_sub(open.since_hits),
@@ -344,16 +398,41 @@ impl Windows {
     }
 
     /// What the reader should know.
-    pub(super) fn warnings(&self) -> Option<String> {
-        (self.hooked > 0).then(|| {
+    pub(super) fn warnings(&self) -> Vec<String> {
+        let hooked = (self.hooked > 0).then(|| {
             format!(
                 "in {} of {} windows hooks of another tool (tracemalloc, a profiler, debug hooks) stood over the \
                  allocator tables: their calls were not seen",
                 self.hooked, self.opened
             )
-        })
+        });
+        let strays = (self.strays > 0).then(|| {
+            format!(
+                "{} calls came by the gate while it was closed: something in the target keeps a copy of the open tables",
+                self.strays
+            )
+        });
+        // Of the first few nobody has learned anything yet.
+        let many = self.overruns > 20 && self.overruns * 5 > self.opened;
+        let overruns = many.then(|| {
+            format!(
+                "{} of {} windows could not be closed in time, and are left out: this host is too busy, or leaktrace is \
+                 held back",
+                self.overruns, self.opened
+            )
+        });
+        hooked.into_iter().chain(strays).chain(overruns).collect()
     }
 }
+
+/// Hits a second through a closed gate that something is done about.
+const MANY_STRAYS: f64 = 1_000.0;
+
+/// How long a thread may take from the probe to its record, or a call to its return, once the gate is closed.
+const ON_THEIR_WAY_NS: u64 = 2_000_000;
+
+/// When a gate that could not be opened is tried again.
+const RETRY_NS: u64 = 100_000_000;
 
 /// A window of which less than that is the target's own work is a dense one.
 const DENSE: f64 = 0.5;
