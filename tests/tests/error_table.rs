@@ -120,6 +120,11 @@ fn of_a_target() -> Vec<Row> {
         &names,
     ));
     drop(tracer.stop());
+    rows.push(row(
+        "no gate to close between windows, with `--budget`",
+        &["--pid", &pids[0], "--budget", "1%", "--no-gate"],
+        &names,
+    ));
     let (line, code) = said(leaktrace(&["--name", &mark]), &[]);
     let matches = line.split_once("`: ").and_then(|(_, rest)| Some(rest.split_once("; choose")?.0));
     let matches = matches.unwrap_or("").to_owned();
