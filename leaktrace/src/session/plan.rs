@@ -82,11 +82,20 @@ pub(super) fn keep_closable(places: &mut [Place]) {
 /// # Errors
 /// No: the calls of the main allocator cannot be told from each other.
 pub(super) fn check_windows(places: &[Place], pid: u32) -> Result<(), SessionError> {
-    let is_main = |place: &&Place| {
-        place.function == Function::Malloc && place.on_return == Some(Probe::ObjReturn)
-    };
     // Under PYTHONMALLOC=malloc the raw functions serve all domains.
-    let main = places.iter().find(is_main).or(places.first());
+    let is_raw = |place: &Place| place.probe == Probe::RawFree || place.probe == Probe::RawMalloc;
+    let find = |function| {
+        let mut own = places.iter().filter(|place| place.function == function);
+        own.clone().find(|place| !is_raw(place)).or(own.next())
+    };
+    let main = find(Function::Malloc);
+    let frees = find(Function::Free);
+    if frees.is_none_or(|place| place.candidates.is_empty()) && main.is_some_and(|it| it.plain) {
+        return Err(SessionError::NoWindows {
+            pid,
+            why: "frees of its objects have no gate, and without them what outlives a window cannot be told",
+        });
+    }
     match main {
         Some(place) if !place.candidates.is_empty() => Ok(()),
         Some(place) if !place.plain => Err(SessionError::NoWindows {
