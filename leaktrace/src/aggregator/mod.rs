@@ -38,7 +38,7 @@ use crate::stack::Stack;
 
 use books::Books;
 use live::LiveTable;
-use series::{Axis, LEAST_INTERVALS, MAX_INTERVALS};
+use series::Axis;
 use sites::Sites;
 use threads::Threads;
 
@@ -207,16 +207,11 @@ impl Aggregator {
         if at_ns < self.axis.closes_at_ns {
             return;
         }
-        self.sites.close();
         self.older.index = self.axis.open;
         series::push_older(&mut self.older_points, self.older);
-        while self.axis.index_of(at_ns) >= u64::from(MAX_INTERVALS) {
-            self.coarsen();
+        for _ in 0..self.sites.go_on(&mut self.axis, at_ns) {
+            series::merge_older(&mut self.older_points);
         }
-        if self.sites.points_are_many() && self.axis.index_of(at_ns) >= LEAST_INTERVALS {
-            self.coarsen();
-        }
-        self.axis.open_at(at_ns);
     }
 
     /// What was seen so far.
@@ -241,11 +236,5 @@ impl Aggregator {
     #[must_use]
     pub fn memory(&self) -> usize {
         self.live.bytes() + self.sites.bytes()
-    }
-
-    fn coarsen(&mut self) {
-        self.axis.coarsen();
-        self.sites.coarsen();
-        series::merge_older(&mut self.older_points);
     }
 }

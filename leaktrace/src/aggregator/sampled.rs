@@ -11,8 +11,8 @@ use rustc_hash::FxHashMap;
 
 use super::domain::Domain;
 use super::rate::Rate;
-use super::series::{Axis, LEAST_INTERVALS, MAX_INTERVALS, Point};
-use super::site::Site;
+use super::series::{Axis, Point};
+use super::site::{Site, Weight};
 use super::sites::{Sites, points_until_now};
 use super::snapshot::{SiteSnapshot, Snapshot, ages, count_survivors};
 use super::{Counts, TICK_NS};
@@ -40,22 +40,21 @@ pub struct Sample<'a> {
     /// When it was handed out, on the events' clock.
     pub born_ns: u64,
     /// How many it stands for.
-    pub weight: u64,
-    /// The window it was born in, and whether that was a dense one.
+    pub weight: Weight,
+    /// The window that it was born in.
     pub window: u32,
-    /// Whether that window was a dense one.
-    pub dense: bool,
 }
 
+/// A sampled block that lives.
 #[derive(Clone, Copy, Debug)]
 struct Survivor {
     site: u32,
     size: u64,
     class: u64,
+    /// When it was handed out, in [`TICK_NS`] since the trace began.
     born: u32,
-    weight: u64,
+    weight: Weight,
     window: u32,
-    dense: bool,
 }
 
 /// How many blocks of each size class live that were handed out since the trace began, by bytes of a block.
@@ -125,11 +124,11 @@ impl Sampled {
     pub fn enter(&mut self, sample: &Sample<'_>, at_ns: u64) -> bool {
         self.leave(sample.address, at_ns);
         let Some(site) = self.sites.of(sample.stack, sample.domain, at_ns) else { return false };
-        let &Sample { size, class, weight, window, dense, .. } = sample;
+        let &Sample { size, class, weight, window, .. } = sample;
         let born = sample.born_ns.saturating_sub(self.started_at_ns) / TICK_NS;
         let born = u32::try_from(born).unwrap_or(u32::MAX);
-        self.sites.change(site, self.axis.open).enter(size, weight);
-        let survivor = Survivor { site, size, class, born, weight, window, dense };
+        self.sites.change(site, self.axis.open).enter(size, weight.births);
+        let survivor = Survivor { site, size, class, born, weight, window };
         self.blocks.insert(sample.address, survivor);
         true
     }
@@ -139,7 +138,7 @@ impl Sampled {
         self.pass(at_ns);
         if let Some(block) = self.blocks.remove(&address) {
             let site = self.sites.change(block.site, self.axis.open);
-            site.leave(block.size, block.weight);
+            site.leave(block.size, block.weight.births);
             site.sink();
         }
     }
@@ -147,24 +146,16 @@ impl Sampled {
     /// The block at `address` stands for twice as many from now on, as another was dropped.
     pub fn double(&mut self, address: u64) {
         if let Some(block) = self.blocks.get_mut(&address) {
-            self.sites.change(block.site, self.axis.open).enter(block.size, block.weight);
-            block.weight *= 2;
+            self.sites.change(block.site, self.axis.open).enter(block.size, block.weight.births);
+            block.weight.births *= 2;
         }
     }
 
     /// Lets time pass.
     pub fn pass(&mut self, at_ns: u64) {
-        if at_ns < self.axis.closes_at_ns {
-            return;
+        if at_ns >= self.axis.closes_at_ns {
+            self.sites.go_on(&mut self.axis, at_ns);
         }
-        self.sites.close();
-        while self.axis.index_of(at_ns) >= u64::from(MAX_INTERVALS)
-            || (self.sites.points_are_many() && self.axis.index_of(at_ns) >= LEAST_INTERVALS)
-        {
-            self.axis.coarsen();
-            self.sites.coarsen();
-        }
-        self.axis.open_at(at_ns);
     }
 
     /// The snapshot `seen` of what was seen, with what lives of each site as it is estimated. `born` is what a census says
@@ -204,7 +195,7 @@ impl Sampled {
         weights: &ClassWeights,
         at_ns: u64,
     ) {
-        let raw: f64 = blocks.iter().map(|block| block.weight as f64).sum();
+        let raw: f64 = blocks.iter().map(|block| block.weight.births as f64).sum();
         let scaled: f64 = blocks.iter().map(|block| scale.blocks(block)).sum();
         let bytes: f64 = blocks.iter().map(|b| scale.blocks(b) * b.size as f64).sum();
         let factor = if raw > 0.0 { scaled / raw } else { scale.others };
@@ -299,8 +290,8 @@ impl Scale {
         let pooled = |dense: bool| -> f64 {
             blocks
                 .clone()
-                .filter(|block| block.class > 0 && block.dense == dense)
-                .map(|block| block.weight as f64)
+                .filter(|block| block.class > 0 && block.weight.dense == dense)
+                .map(|block| block.weight.births as f64)
                 .sum()
         };
         let all: f64 = born.values().sum();
@@ -327,7 +318,8 @@ impl Scale {
 
     /// What a block stands for by its window.
     fn window(&self, block: &Survivor) -> f64 {
-        block.weight as f64 * if block.dense { self.dense } else { 1.0 }
+        let Weight { births, dense } = block.weight;
+        births as f64 * if dense { self.dense } else { 1.0 }
     }
 
     /// What a block stands for.

@@ -1,7 +1,7 @@
 //! All sites, and the way from a stack id to one of them.
 
 use super::domain::Domain;
-use super::series::{self, Point};
+use super::series::{self, Axis, LEAST_INTERVALS, MAX_INTERVALS, Point};
 use super::site::Site;
 use crate::stack::{Frame, Stack};
 use rustc_hash::FxHashMap;
@@ -138,7 +138,7 @@ impl Sites {
     }
 
     /// Writes down what the interval that ends now did to the sites.
-    pub(super) fn close(&mut self) {
+    fn close(&mut self) {
         for site in self.changed.drain(..) {
             let site = &mut self.list[site as usize];
             let points = site.points.capacity();
@@ -149,11 +149,29 @@ impl Sites {
         }
     }
 
-    /// Follows the axis when its interval doubles; [`close`](Self::close) comes first.
-    pub(super) fn coarsen(&mut self) {
+    /// Doubles the interval; [`close`](Self::close) comes first.
+    fn coarsen(&mut self, axis: &mut Axis) {
+        axis.coarsen();
         self.list.iter_mut().for_each(Site::coarsen);
         self.point_bytes =
             self.list.iter().map(|site| site.points.capacity() * size_of::<Point>()).sum();
+    }
+
+    /// Lets `axis` and the sites go on to `at_ns`, where that is in a later interval. Returns how often the intervals were
+    /// doubled for it.
+    pub(super) fn go_on(&mut self, axis: &mut Axis, at_ns: u64) -> u32 {
+        self.close();
+        let mut doubled = 0;
+        while axis.index_of(at_ns) >= u64::from(MAX_INTERVALS) {
+            self.coarsen(axis);
+            doubled += 1;
+        }
+        if self.points_are_many() && axis.index_of(at_ns) >= LEAST_INTERVALS {
+            self.coarsen(axis);
+            doubled += 1;
+        }
+        axis.open_at(at_ns);
+        doubled
     }
 
     /// Bytes that all of this takes, about.
@@ -169,7 +187,7 @@ impl Sites {
 
     /// Whether it is time for a coarser axis: the points take more than a quarter of the room. The other quarter of
     /// their half is for the vectors that double in the meantime.
-    pub(super) fn points_are_many(&self) -> bool {
+    fn points_are_many(&self) -> bool {
         self.point_bytes > self.max_bytes / 4
     }
 

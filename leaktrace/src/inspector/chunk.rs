@@ -15,8 +15,9 @@
 //! chunk is unknown, but nothing here proves that a heap is glibc's.
 
 use super::pool::{Block, State};
-use super::reads::{Gap, PAGE, Reads, View, word};
+use super::reads::{Gap, PAGE, Reads, View};
 use super::{Death, Reason};
+use crate::target::memory::word;
 
 /// Bits of the size word.
 const PREV_INUSE: u64 = 1;

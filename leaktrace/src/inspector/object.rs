@@ -25,10 +25,11 @@ use std::hash::Hasher as _;
 use rustc_hash::FxHasher;
 
 use super::pool::Block;
-use super::reads::{Gap, Reads, View, is_address, word, word32};
+use super::reads::{Gap, Reads, View, is_address};
 use super::types::{Type, Types};
 use super::{Death, Reason};
 use crate::cpython::layout::Layout;
+use crate::target::memory::{word, word32};
 
 /// `Py_TPFLAGS_*` of `Include/object.h`, the same from 3.6 on.
 const HEAPTYPE: u64 = 1 << 9;

@@ -11,9 +11,10 @@
 //! What is not known here: blocks behind debug hooks (`PYTHONMALLOC=debug`) lie 16 bytes further and are larger than
 //! what was asked for. They are not to be asked about.
 
-use super::reads::{Gap, Reads, View, word, word32};
+use super::reads::{Gap, Reads, View};
 use super::{Death, Reason};
 use crate::cpython::layout::Layout;
+use crate::target::memory::{word, word32};
 
 /// How often a pool is read that makes no sense.
 const TRIES: u32 = 4;

@@ -137,15 +137,3 @@ fn pages(span: &Span) -> impl Iterator<Item = u64> + use<> {
 pub(super) const fn is_address(word: u64) -> bool {
     word >= PAGE && word < MAX_ADDRESS && word.is_multiple_of(8)
 }
-
-/// The 8-byte word at an offset.
-pub(super) fn word(bytes: &[u8], offset: u64) -> Option<u64> {
-    let start = usize::try_from(offset).ok()?;
-    bytes.get(start..)?.first_chunk().map(|word| u64::from_le_bytes(*word))
-}
-
-/// The 4-byte word at an offset.
-pub(super) fn word32(bytes: &[u8], offset: u64) -> Option<u64> {
-    let start = usize::try_from(offset).ok()?;
-    bytes.get(start..)?.first_chunk().map(|word| u64::from(u32::from_le_bytes(*word)))
-}

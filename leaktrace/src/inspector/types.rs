@@ -11,8 +11,9 @@
 use std::collections::{BTreeSet, HashMap};
 
 use super::object::Presize;
-use super::reads::{self, Gap, PAGE, Reads, View, is_address, word};
+use super::reads::{self, Gap, PAGE, Reads, View, is_address};
 use crate::cpython::layout::Layout;
+use crate::target::memory::word;
 
 /// `tp_basicsize` and `tp_itemsize` follow `tp_name` (`struct _typeobject`: 3.6.15, `Include/object.h`; v3.14.7,
 /// `Include/cpython/object.h` lines 150 and 151; the same in all versions between).

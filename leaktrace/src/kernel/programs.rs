@@ -68,18 +68,9 @@ impl Probe {
     ];
 
     /// Those that the target's calls run.
-    pub const TARGETS: [Self; 10] = [
-        Self::ObjMalloc,
-        Self::ObjCalloc,
-        Self::ObjRealloc,
-        Self::ObjFree,
-        Self::ObjReturn,
-        Self::RawMalloc,
-        Self::RawCalloc,
-        Self::RawRealloc,
-        Self::RawFree,
-        Self::RawReturn,
-    ];
+    pub fn of_targets() -> impl Iterator<Item = Self> {
+        Self::ALL.into_iter().filter(|&probe| probe != Self::Calibrate)
+    }
 
     /// The program's name in the object.
     #[must_use]

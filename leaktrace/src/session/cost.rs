@@ -53,7 +53,7 @@ impl CostMeter {
     pub(super) fn hit_ns(&self, programs: &Programs) -> Option<f64> {
         let trap = self.empty_hit_ns?;
         let (mut entries, mut spent) = (0, 0.0);
-        for probe in Probe::TARGETS {
+        for probe in Probe::of_targets() {
             let runs = programs.runs(probe);
             spent += runs as f64 * (trap + programs.mean_run_ns(probe).unwrap_or(0.0));
             if !matches!(probe, Probe::ObjReturn | Probe::RawReturn) {

@@ -76,7 +76,8 @@ impl HeapCheck {
                 heap.held_end = Some(end.held_bytes);
                 let exact = start.is_complete() && end.is_complete();
                 heap.census = if exact { "exact" } else { "partial" };
-                heap.explained_pct = explained_pct(start, end, estimated.unwrap_or_else(|| aggregator.net_pool_bytes(&end.map)));
+                let seen = estimated.unwrap_or_else(|| aggregator.net_pool_bytes(&end.map));
+                heap.explained_pct = explained_pct(start, end, seen);
                 warnings.extend(unread(start, end));
                 warnings.extend(heap.explained_pct.and_then(|pct| words(pct, start, end)));
             }

@@ -80,33 +80,22 @@ pub(super) fn keep_closable(places: &mut [Place]) {
 /// Whether what is left can be traced in windows.
 ///
 /// # Errors
-/// No: the calls of the main allocator cannot be told from each other.
-pub(super) fn check_windows(places: &[Place], pid: u32) -> Result<(), SessionError> {
-    // Under PYTHONMALLOC=malloc the raw functions serve all domains.
-    let is_raw = |place: &Place| place.probe == Probe::RawFree || place.probe == Probe::RawMalloc;
-    let find = |function| {
-        let mut own = places.iter().filter(|place| place.function == function);
-        own.clone().find(|place| !is_raw(place)).or(own.next())
+/// No: the calls for objects cannot be let by, or nobody could tell what became of them.
+pub(super) fn check_windows(places: &[Place], target: &Target) -> Result<(), SessionError> {
+    let objects = target.tables.obj.address;
+    let serving =
+        |wanted| places.iter().find(|it| it.function == wanted && it.tables.contains(&objects));
+    let has_gate = |function| serving(function).is_some_and(|place| !place.candidates.is_empty());
+    let why = if !serving(Function::Malloc).is_some_and(|place| place.plain) {
+        "hooks stand over its allocator (debug hooks, tracemalloc, a profiler), whose calls cannot be let by"
+    } else if !has_gate(Function::Malloc) {
+        "its allocator has no gate that could be opened for a moment"
+    } else if !has_gate(Function::Free) {
+        "frees of its objects have no gate, and without them what outlives a window cannot be told"
+    } else {
+        return Ok(());
     };
-    let main = find(Function::Malloc);
-    let frees = find(Function::Free);
-    if frees.is_none_or(|place| place.candidates.is_empty()) && main.is_some_and(|it| it.plain) {
-        return Err(SessionError::NoWindows {
-            pid,
-            why: "frees of its objects have no gate, and without them what outlives a window cannot be told",
-        });
-    }
-    match main {
-        Some(place) if !place.candidates.is_empty() => Ok(()),
-        Some(place) if !place.plain => Err(SessionError::NoWindows {
-            pid,
-            why: "hooks stand over its allocator (debug hooks, tracemalloc, a profiler), whose calls cannot be let by",
-        }),
-        _ => Err(SessionError::NoWindows {
-            pid,
-            why: "its allocator has no gate that could be opened for a moment",
-        }),
-    }
+    Err(SessionError::NoWindows { pid: target.process.pid(), why })
 }
 
 fn place(target: &Target, table: &Table, function: Function, raw: bool, gates: Gates) -> Place {

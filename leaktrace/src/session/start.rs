@@ -110,7 +110,7 @@ fn places(target: &Target, options: &Options) -> Result<Vec<Place>, SessionError
     let mut places = plan::places(target, gates(target, options));
     if options.budget_pct.is_some() {
         plan::keep_closable(&mut places);
-        plan::check_windows(&places, target.process.pid())?;
+        plan::check_windows(&places, target)?;
     }
     Ok(places)
 }

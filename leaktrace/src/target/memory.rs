@@ -24,6 +24,20 @@ pub struct Span {
     pub bytes: usize,
 }
 
+/// The 8-byte word at an offset of what was read.
+#[must_use]
+pub fn word(bytes: &[u8], offset: u64) -> Option<u64> {
+    let start = usize::try_from(offset).ok()?;
+    bytes.get(start..)?.first_chunk().map(|word| u64::from_le_bytes(*word))
+}
+
+/// The 4-byte word at an offset of what was read.
+#[must_use]
+pub fn word32(bytes: &[u8], offset: u64) -> Option<u64> {
+    let start = usize::try_from(offset).ok()?;
+    bytes.get(start..)?.first_chunk().map(|word| u64::from(u32::from_le_bytes(*word)))
+}
+
 /// Reads bytes of a target's memory.
 pub trait ReadMemory {
     /// Fills `buffer` from `address`.

@@ -3,7 +3,9 @@
 
 use fastrand::Rng;
 
-use super::super::{Aggregator, Born, Domain, FIRST_LOOK_NS, Options, Sample, Sampled, Snapshot};
+use super::super::{
+    Aggregator, Born, Domain, FIRST_LOOK_NS, Options, Sample, Sampled, Snapshot, Weight,
+};
 use crate::stack::{Frame, Stack};
 use leaktrace_common::event::{Alloc, Event, Head, domain, kind};
 use std::sync::Arc;
@@ -71,9 +73,8 @@ impl Made {
                         size: leak.class,
                         class: leak.class,
                         born_ns: at_ns,
-                        weight: told,
+                        weight: Weight { births: told, dense: true },
                         window: address as u32,
-                        dense: true,
                     };
                     // It is looked at some time after its birth, or in the end.
                     let looked_at = (at_ns + FIRST_LOOK_NS).min(seconds * SECOND_NS);

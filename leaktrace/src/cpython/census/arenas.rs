@@ -8,10 +8,9 @@
 use std::collections::BTreeSet;
 
 use super::CensusError;
-use super::header::{word, word32};
 use crate::cpython::layout::{ArenaFields, ArenaList, Layout};
 use crate::cpython::snapshot;
-use crate::target::memory::ReadMemory;
+use crate::target::memory::{ReadMemory, word, word32};
 use crate::target::module::Module;
 
 /// `INITIAL_ARENA_OBJECTS`; the array doubles from there.

@@ -1,7 +1,7 @@
 //! One pool's header, and whether it makes sense.
 
 use crate::cpython::layout::{ArenaFields, Layout};
-use crate::target::memory::ReadMemory;
+use crate::target::memory::{ReadMemory, word, word32};
 
 /// Bytes that a header is read into; it has 48 in all versions so far.
 const MOST_BYTES: usize = 64;
@@ -68,16 +68,4 @@ impl Header {
         let room = layout.pool.pool_bytes - layout.pool.header_bytes;
         room.checked_div(self.block_bytes).unwrap_or(0)
     }
-}
-
-/// The 8-byte word at an offset.
-pub(super) fn word(bytes: &[u8], offset: u64) -> Option<u64> {
-    let start = usize::try_from(offset).ok()?;
-    bytes.get(start..)?.first_chunk().map(|word| u64::from_le_bytes(*word))
-}
-
-/// The 4-byte word at an offset.
-pub(super) fn word32(bytes: &[u8], offset: u64) -> Option<u64> {
-    let start = usize::try_from(offset).ok()?;
-    bytes.get(start..)?.first_chunk().map(|word| u64::from(u32::from_le_bytes(*word)))
 }

@@ -80,7 +80,7 @@ impl Fresh {
 /// Records that were taken already, and those behind them.
 pub(in super::super) struct Both<'a> {
     fresh: &'a mut Fresh,
-    pub(in super::super) programs: &'a mut Programs,
+    programs: &'a mut Programs,
 }
 
 impl Source for Both<'_> {

@@ -3,6 +3,7 @@
 mod fresh;
 mod older;
 mod sampling;
+mod sight;
 mod windows;
 
 use std::time::Duration;
@@ -24,6 +25,7 @@ use crate::kernel::Programs;
 use fresh::Fresh;
 use older::Older;
 use sampling::Sampling;
+use sight::Sight;
 pub(super) use windows::Closer;
 use windows::{Part, Windows};
 
@@ -57,7 +59,7 @@ pub(super) struct Estimated {
 
 /// What keeps a session to its budget.
 pub(super) struct Budgeted {
-    share: f64,
+    budget_pct: f64,
     windows: Windows,
     inspector: Inspector,
     sampling: Sampling,
@@ -95,9 +97,8 @@ impl Budgeted {
         programs: &mut Programs,
     ) -> Result<Self, SessionError> {
         let Share { budget_pct, max_memory, hit_ns } = share;
-        let share = budget_pct / 100.0;
         let now = now_ns();
-        let controller = Controller::new(share, hit_ns, now);
+        let controller = Controller::new(budget_pct / 100.0, hit_ns, now);
         let raw = |slot: &crate::gate::Slot| attached.is_raw(slot);
         let pid = target.process.pid();
         let windows = Windows::new(pid, &attached.gate, raw, controller, closer, programs)?;
@@ -105,13 +106,12 @@ impl Budgeted {
         let allocators = Allocators { class_shift, glibc: target.has_glibc_heap() };
         let mut inspector =
             Inspector::new(&target.layout, allocators, target.module.symbol("PyType_Type"));
-        let resident = Resident::of(pid);
         let older = census.map_or_else(Older::default, |census| {
-            Older::draw(&mut inspector, target.memory.as_ref(), &resident, census)
+            Older::draw(&mut sight(&mut inspector, target), census)
         });
         let memory = usize::try_from(max_memory / SAMPLED_SHARE).unwrap_or(usize::MAX);
         Ok(Self {
-            share,
+            budget_pct,
             windows,
             inspector,
             sampling: Sampling::new(Sampled::new(memory, now), class_shift),
@@ -139,7 +139,7 @@ impl Budgeted {
         if self.windows.is_due() {
             self.windows.open(gate, programs)?;
         }
-        Ok(self.windows.is_open() && (self.windows.idle().is_zero() || self.windows.is_new()))
+        Ok(self.windows.is_open() && self.windows.idle().is_zero())
     }
 
     /// Ends the window or lets it go on. In both cases the records until then are to be taken, and [`Self::admit`] is to
@@ -168,7 +168,7 @@ impl Budgeted {
             windows.close(gate, programs, identify)?
         };
         // A gap before it, or behind it.
-        self.gaps |= part.weight > 1 || !counts || !(goes_on || end);
+        self.gaps |= part.weight.births > 1 || !counts || !(goes_on || end);
         let on_their_way = fresh.on_their_way().collect();
         Ok(Some(Looked { part, identities, on_their_way, counts }))
     }
@@ -206,21 +206,19 @@ impl Budgeted {
         if let Some(ns) = cost.hit_ns(programs) {
             self.windows.controller.set_hit_ns(ns);
         }
-        let resident = Resident::of(target.process.pid());
-        let memory = target.memory.as_ref();
-        self.sampling.look(&mut self.inspector, memory, &resident, seen, self.gaps);
+        let mut sight = sight(&mut self.inspector, target);
+        self.sampling.look(&mut sight, seen, self.gaps);
         if elapsed >= self.older_looked_at + OLDER_EVERY {
             self.older_looked_at = elapsed;
-            self.older.look(&mut self.inspector, memory, &resident);
+            self.older.look(&mut sight);
         }
     }
 
     /// Looks at everything for the last time. The target must still be there.
     pub(super) fn look_at_all(&mut self, target: &Target, seen: &mut Aggregator) {
-        let resident = Resident::of(target.process.pid());
-        let memory = target.memory.as_ref();
-        self.sampling.look_at_all(&mut self.inspector, memory, &resident, seen, self.gaps);
-        self.older.look(&mut self.inspector, memory, &resident);
+        let mut sight = sight(&mut self.inspector, target);
+        self.sampling.look_at_all(&mut sight, seen, self.gaps);
+        self.older.look(&mut sight);
     }
 
     /// The numbers of all sites as they are estimated; `None` where nothing went unseen, so that those of `seen` are true.
@@ -251,7 +249,7 @@ impl Budgeted {
     /// What it has come to.
     pub(super) fn outcome(&self) -> Budget {
         Budget {
-            budget_pct: 100.0 * self.share,
+            budget_pct: self.budget_pct,
             overhead_pct: self.windows.overhead_pct(),
             traced_fraction: self.windows.traced_fraction(),
             overruns: self.windows.overruns(),
@@ -292,9 +290,14 @@ impl Looked {
     /// How many births each one that was seen stands for.
     pub(super) fn weight(&self) -> Weight {
         // The next window stands for the time of one that does not count.
-        let births = if self.counts { self.part.weight } else { 0 };
-        Weight { births, dense: self.part.dense }
+        let births = if self.counts { self.part.weight.births } else { 0 };
+        Weight { births, ..self.part.weight }
     }
+}
+
+fn sight<'a>(inspector: &'a mut Inspector, target: &'a Target) -> Sight<'a> {
+    let resident = Resident::of(target.process.pid());
+    Sight { inspector, memory: target.memory.as_ref(), resident }
 }
 
 /// What the blocks hold that were just handed out and not given back.

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use rustc_hash::FxHashMap;
 
+use super::sight::Sight;
 use crate::aggregator::Born;
-use crate::cpython::census::{Census, Class, Resident};
-use crate::inspector::{Answer, Identity, Inspector, Question};
-use crate::target::memory::ReadMemory;
+use crate::cpython::census::{Census, Class};
+use crate::inspector::{Answer, Identity, Question};
 
 /// Blocks that are drawn.
 const DRAWN: usize = 4_000;
@@ -26,17 +26,13 @@ pub(super) struct Older {
 
 impl Older {
     /// Draws out of the blocks that `census` has just counted.
-    pub(super) fn draw(
-        inspector: &mut Inspector,
-        memory: &dyn ReadMemory,
-        resident: &Resident,
-        census: &Census,
-    ) -> Self {
+    pub(super) fn draw(sight: &mut Sight<'_>, census: &Census) -> Self {
+        let Sight { inspector, memory, resident } = sight;
         let mut random = || fastrand::u64(..);
-        let drawn = inspector.draw(memory, resident, &census.map, DRAWN, &mut random);
+        let drawn = inspector.draw(*memory, resident, &census.map, DRAWN, &mut random);
         let places: Vec<(u64, u64)> =
             drawn.iter().map(|block| (block.address, block.block_bytes)).collect();
-        let identities = inspector.identify(memory, &places);
+        let identities = inspector.identify(*memory, &places);
         let mut older = Self::default();
         for ((address, class), identity) in places.into_iter().zip(identities) {
             older.blocks.insert(address, (class, identity));
@@ -53,12 +49,7 @@ impl Older {
     }
 
     /// Looks at all of them.
-    pub(super) fn look(
-        &mut self,
-        inspector: &mut Inspector,
-        memory: &dyn ReadMemory,
-        resident: &Resident,
-    ) {
+    pub(super) fn look(&mut self, sight: &mut Sight<'_>) {
         let questions: Vec<Question> = self
             .blocks
             .iter()
@@ -69,8 +60,7 @@ impl Older {
                 identity,
             })
             .collect();
-        let answers = inspector.look(memory, resident, &questions);
-        for (question, answer) in questions.iter().zip(answers) {
+        for (question, answer) in questions.iter().zip(sight.look(&questions)) {
             if matches!(answer, Answer::Dead(_)) {
                 self.blocks.remove(&question.address);
             }

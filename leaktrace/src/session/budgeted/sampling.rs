@@ -7,11 +7,10 @@ use std::time::{Duration, Instant};
 use rustc_hash::FxHashMap;
 
 use super::super::now_ns;
+use super::sight::Sight;
 use super::windows::Part;
-use crate::aggregator::{Aggregator, Domain, FIRST_LOOK_NS, Sample, Sampled};
-use crate::cpython::census::Resident;
-use crate::inspector::{Answer, Identity, Inspector, Question};
-use crate::target::memory::ReadMemory;
+use crate::aggregator::{Aggregator, Domain, FIRST_LOOK_NS, Sample, Sampled, Weight};
+use crate::inspector::{Answer, Identity, Question};
 
 const SECOND_NS: u64 = 1_000_000_000;
 
@@ -44,10 +43,10 @@ struct Watched {
     class: u64,
     is_raw: bool,
     identity: Option<Identity>,
+    /// Whether it was found alive, and counts.
     entered: bool,
-    weight: u64,
+    weight: Weight,
     window: u32,
-    dense: bool,
     born_ns: u64,
 }
 
@@ -113,9 +112,8 @@ impl Sampling {
                 is_raw,
                 identity: identities.get(&address).copied(),
                 entered: false,
-                weight: part.weight << self.thinned,
+                weight: Weight { births: part.weight.births << self.thinned, ..part.weight },
                 window: part.number,
-                dense: part.dense,
                 born_ns: part.ended_ns,
             };
             self.watched.insert(address, watched);
@@ -135,7 +133,7 @@ impl Sampling {
         // First more, then fewer: what lives of a site must not seem to have fallen.
         for address in kept {
             if let Some(watched) = self.watched.get_mut(&address) {
-                watched.weight *= 2;
+                watched.weight.births *= 2;
             }
             self.sampled.double(address);
         }
@@ -161,22 +159,16 @@ impl Sampling {
         self.looks[level].push_back(Due { at_ns, address, born_ns });
     }
 
-    /// Looks at the blocks whose time has come, and has `seen` forget those that are dead.
-    pub(super) fn look(
-        &mut self,
-        inspector: &mut Inspector,
-        memory: &dyn ReadMemory,
-        resident: &Resident,
-        seen: &mut Aggregator,
-        gaps: bool,
-    ) {
+    /// Looks at the blocks whose time has come, and has `seen` forget those that are dead, if frees go unseen (`gaps`).
+    pub(super) fn look(&mut self, sight: &mut Sight<'_>, seen: &mut Aggregator, gaps: bool) {
         let now_ns = now_ns();
         for level in 0..AGES_NS.len() {
             let due = self.due(level, now_ns);
             if due.is_empty() {
                 continue;
             }
-            self.ask(inspector, memory, resident, seen, &due, (now_ns, gaps));
+            let addresses: Vec<u64> = due.iter().map(|due| due.address).collect();
+            self.ask(sight, seen, &addresses, (now_ns, gaps));
             let next = (level + 1).min(AGES_NS.len() - 1);
             for Due { address, born_ns, .. } in due {
                 if self.lives(address, born_ns) {
@@ -206,48 +198,31 @@ impl Sampling {
     }
 
     /// Looks at every block once more, the youngest too: the end has come.
-    pub(super) fn look_at_all(
-        &mut self,
-        inspector: &mut Inspector,
-        memory: &dyn ReadMemory,
-        resident: &Resident,
-        seen: &mut Aggregator,
-        gaps: bool,
-    ) {
+    pub(super) fn look_at_all(&mut self, sight: &mut Sight<'_>, seen: &mut Aggregator, gaps: bool) {
         let (now_ns, began) = (now_ns(), Instant::now());
-        let due = |(&address, watched): (&u64, &Watched)| {
-            let born_ns = watched.born_ns;
-            Due { at_ns: now_ns, address, born_ns }
-        };
-        let all: Vec<Due> = self.watched.iter().map(due).collect();
+        let all: Vec<u64> = self.watched.keys().copied().collect();
         for some in all.chunks(BATCH) {
             // A report does not wait for ever; the others count as they did when they were looked at last.
             if began.elapsed() > LAST_LOOKS {
                 break;
             }
-            self.ask(inspector, memory, resident, seen, some, (now_ns, gaps));
+            self.ask(sight, seen, some, (now_ns, gaps));
         }
     }
 
     fn ask(
         &mut self,
-        inspector: &mut Inspector,
-        memory: &dyn ReadMemory,
-        resident: &Resident,
+        sight: &mut Sight<'_>,
         seen: &mut Aggregator,
-        due: &[Due],
+        addresses: &[u64],
         (now_ns, gaps): (u64, bool),
     ) {
-        let questions: Vec<Question> = due
-            .iter()
-            .filter_map(|due| {
-                let watched = self.watched.get(&due.address)?;
-                let Watched { size, is_raw, identity, .. } = *watched;
-                Some(Question { address: due.address, size, is_raw, identity })
-            })
-            .collect();
-        let answers = inspector.look(memory, resident, &questions);
-        for (question, answer) in questions.iter().zip(answers) {
+        let question = |&address: &u64| {
+            let Watched { size, is_raw, identity, .. } = *self.watched.get(&address)?;
+            Some(Question { address, size, is_raw, identity })
+        };
+        let questions: Vec<Question> = addresses.iter().filter_map(question).collect();
+        for (question, answer) in questions.iter().zip(sight.look(&questions)) {
             match answer {
                 Answer::Dead(_) => {
                     self.forget(question.address, now_ns);
@@ -280,7 +255,6 @@ impl Sampling {
                 born_ns: watched.born_ns,
                 weight: watched.weight,
                 window: watched.window,
-                dense: watched.dense,
             },
             now_ns,
         );

@@ -6,6 +6,7 @@ use leaktrace_common::config::windows;
 use leaktrace_common::window::{GateSlot, GateSlots, Window, channel};
 
 use super::super::{SessionError, now_ns};
+use crate::aggregator::Weight;
 use crate::budget::{Controller, Limits, Spell};
 use crate::gate::{Gate, Slot};
 use crate::guard::Guard;
@@ -22,6 +23,30 @@ const UNATTENDED_NS: u64 = 20_000_000;
 
 /// The shortest and the longest sleep in an open window.
 const NAP_NS: std::ops::RangeInclusive<u64> = 20_000..=500_000;
+
+/// The first of them, as a share of what the hits of the window are expected to take.
+const FIRST_NAP: f64 = 0.7;
+
+/// How often a window that goes on is looked at.
+const LOOK_EVERY_NS: u64 = 5_000_000;
+
+/// Hits a second through a closed gate that something is done about.
+const MANY_STRAYS: f64 = 1_000.0;
+
+/// How long a thread may take from the probe to its record, or a call to its return, once the gate is closed.
+const ON_THEIR_WAY_NS: u64 = 2_000_000;
+
+/// When a gate that could not be opened is tried again.
+const RETRY_NS: u64 = 100_000_000;
+
+/// A window of which less than that is the target's own work is a dense one.
+const DENSE: f64 = 0.5;
+
+/// What the share of the target's own work in a dense window is taken to be.
+const DENSE_WORK: f64 = 0.1;
+
+/// Between parts of one window there is no gap but that between two readings of the clock.
+const GAP_NS: f64 = 100_000.0;
 
 /// What closes a gate that is open for too long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,9 +78,7 @@ pub(super) struct Part {
     /// Its number.
     pub(super) number: u32,
     /// How many births each one that was seen stands for.
-    pub(super) weight: u64,
-    /// Whether the target hardly did anything in it but run into probes.
-    pub(super) dense: bool,
+    pub(super) weight: Weight,
     /// When it ended.
     pub(super) ended_ns: u64,
 }
@@ -69,6 +92,8 @@ struct Open {
     since_hits: u64,
     /// The hit that ends it.
     until_hit: u64,
+    /// When it is looked at next.
+    looks_at_ns: u64,
 }
 
 /// The windows of one target.
@@ -143,13 +168,8 @@ impl Windows {
 
     /// How long nothing needs to be done.
     pub(super) fn idle(&self) -> Duration {
-        let until = if self.open.is_some() { self.ended_ns + 5_000_000 } else { self.opens_at_ns };
+        let until = self.open.map_or(self.opens_at_ns, |open| open.looks_at_ns);
         Duration::from_nanos(until.saturating_sub(now_ns()))
-    }
-
-    /// Whether the open window was not looked at so far.
-    pub(super) fn is_new(&self) -> bool {
-        self.open.is_some_and(|open| open.since_ns >= self.ended_ns)
     }
 
     pub(super) fn is_open(&self) -> bool {
@@ -194,7 +214,8 @@ impl Windows {
         }
         let id = self.last_id;
         self.opened_ns = since_ns;
-        self.open = Some(Open { id, since_ns, since_hits: before, until_hit });
+        let looks_at_ns = since_ns;
+        self.open = Some(Open { id, since_ns, since_hits: before, until_hit, looks_at_ns });
         self.wait(&limits, since_ns, until_hit, programs)
     }
 
@@ -239,7 +260,7 @@ impl Windows {
         programs: &Programs,
     ) -> Result<(), SessionError> {
         let end = since_ns + limits.length_ns;
-        let mut nap = (limits.hits as f64 * self.controller.hit_ns() * 0.7) as u64;
+        let mut nap = (limits.hits as f64 * self.controller.hit_ns() * FIRST_NAP) as u64;
         loop {
             let left = end.saturating_sub(now_ns());
             if left == 0 {
@@ -279,7 +300,13 @@ impl Windows {
         self.closed_by_others |= self.guard.closings() > 0 || self.was_closed(programs, open.id)?;
         let goes_on = more > 0 && !self.closed_by_others && gate.is_open() && self.guard.is_alive();
         // What was booked is not booked again, whether it goes on or not.
-        self.open = Some(Open { since_ns: now, since_hits: hits, until_hit: hits + more, ..open });
+        self.open = Some(Open {
+            since_ns: now,
+            since_hits: hits,
+            until_hit: hits + more,
+            looks_at_ns: now + LOOK_EVERY_NS,
+            ..open
+        });
         if goes_on {
             self.limit(programs, UNATTENDED_NS, more)?;
             self.counted_ns = now;
@@ -303,8 +330,7 @@ impl Windows {
         let weight = if gap < GAP_NS { 1.0 } else { (gap + open) / work };
         Part {
             number: self.parts,
-            weight: weight.round().max(1.0) as u64,
-            dense: dense && weight > 1.0,
+            weight: Weight { births: weight.round().max(1.0) as u64, dense: dense && weight > 1.0 },
             ended_ns: now,
         }
     }
@@ -424,24 +450,6 @@ impl Windows {
         hooked.into_iter().chain(strays).chain(overruns).collect()
     }
 }
-
-/// Hits a second through a closed gate that something is done about.
-const MANY_STRAYS: f64 = 1_000.0;
-
-/// How long a thread may take from the probe to its record, or a call to its return, once the gate is closed.
-const ON_THEIR_WAY_NS: u64 = 2_000_000;
-
-/// When a gate that could not be opened is tried again.
-const RETRY_NS: u64 = 100_000_000;
-
-/// A window of which less than that is the target's own work is a dense one.
-const DENSE: f64 = 0.5;
-
-/// What the share of the target's own work in a dense window is taken to be.
-const DENSE_WORK: f64 = 0.1;
-
-/// Between parts of one window there is no gap but that between two readings of the clock.
-const GAP_NS: f64 = 100_000.0;
 
 fn clamp(nap_ns: u64) -> u64 {
     nap_ns.clamp(*NAP_NS.start(), *NAP_NS.end())
