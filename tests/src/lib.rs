@@ -15,6 +15,7 @@ mod slots;
 mod stacks;
 mod symbols;
 mod target;
+mod text;
 mod tracer;
 
 pub use disassembly::allocator_functions;
@@ -29,6 +30,7 @@ pub use slots::Slots;
 pub use stacks::{Frame, Stack, Stacks};
 pub use symbols::SymbolProbes;
 pub use target::{Target, leaking_line, workload};
+pub use text::Text;
 pub use tracer::{Ended, Report, Site, Tracer, leaktrace};
 
 /// Longest time for anything that a test waits for.

@@ -1,5 +1,7 @@
 """Allocates as fast as it can in a thread, and keeps one object in every so many; or does nothing but a little now and
-then. Answers how many it has kept, and how much it has done, with the time."""
+then. Answers how many it has kept, and how much it has done, with the time. A second argument names a library whose
+hooks it puts over its allocators first."""
+import ctypes
 import sys
 import threading
 import time
@@ -41,5 +43,8 @@ def count():
     return {"kept": len(kept), "done": done, "at_s": time.monotonic()}
 
 
+if len(sys.argv) > 2:
+    # A PyDLL keeps the GIL.
+    ctypes.PyDLL(sys.argv[2]).hook()
 threading.Thread(target=hot if EVERY else quiet, daemon=True).start()
 protocol.serve({"count": count})

@@ -23,8 +23,11 @@ const SAVED_NS: f64 = 100e6;
 /// How much longer than its hits are expected to take a window may be.
 const PATIENCE: f64 = 1.5;
 
-/// What opening and closing cost the target: some pointers that its processors must fetch again.
-const OPENING_NS: f64 = 3_000.0;
+/// The least share of what a window costs that goes into its hits, not into its opening: larger ones come less often.
+const OPENINGS: f64 = 3.0;
+
+/// The longest window where opening one costs that much.
+const LONGEST_DEAR_NS: f64 = 2e6;
 
 /// What a window may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +53,8 @@ pub struct Spell {
 #[derive(Clone, Debug)]
 pub struct Controller {
     share: f64,
+    /// What opening and closing cost the target.
+    opening_ns: f64,
     account: Account,
     hit_ns: f64,
     /// The least time that one hit of a dense window took lately: no hit costs more.
@@ -57,12 +62,13 @@ pub struct Controller {
 }
 
 impl Controller {
-    /// For a budget of `share` of the target's time from `now_ns` on, where a hit is expected to cost `hit_ns`.
+    /// For a budget of `share` of the target's time from `now_ns` on, where a hit is expected to cost `hit_ns`, and opening
+    /// and closing a window `opening_ns`.
     #[must_use]
-    pub fn new(share: f64, hit_ns: f64, now_ns: u64) -> Self {
-        let most = (share * SAVED_NS).max(window_ns(share) * 1.5);
+    pub fn new(share: f64, hit_ns: f64, opening_ns: f64, now_ns: u64) -> Self {
+        let most = (share * SAVED_NS).max((window_ns(share, opening_ns) + opening_ns) * 1.5);
         let account = Account::new(share, most, now_ns);
-        Self { share, account, hit_ns: hit_ns.max(1.0), bound_ns: f64::INFINITY }
+        Self { share, opening_ns, account, hit_ns: hit_ns.max(1.0), bound_ns: f64::INFINITY }
     }
 
     /// What a hit costs, as it was measured lately.
@@ -79,16 +85,20 @@ impl Controller {
     /// How long to wait for the next window; `random` is from 0 to 1, and different each time, so that nothing in the
     /// target that comes again and again meets the windows in step.
     pub fn wait_ns(&mut self, now_ns: u64, random: f64) -> u64 {
-        let price = window_ns(self.share) * (0.5 + random);
+        let price = (self.window_ns() + self.opening_ns) * (0.5 + random);
         self.account.wait_ns(now_ns, price)
     }
 
     /// What a window may take that opens now.
     pub fn open(&mut self) -> Limits {
-        self.account.spend(OPENING_NS);
-        let price = window_ns(self.share);
+        self.account.spend(self.opening_ns);
+        let price = self.window_ns();
         let hits = (price / self.hit_ns()).max(1.0);
         Limits { hits: hits as u64, length_ns: (price * PATIENCE) as u64 }
+    }
+
+    fn window_ns(&self) -> f64 {
+        window_ns(self.share, self.opening_ns)
     }
 
     /// How many hits more an open window may take at `now_ns`, in which there were some and all are paid for; 0 where
@@ -115,9 +125,10 @@ impl Controller {
     }
 }
 
-/// What a window may cost at a budget.
-fn window_ns(share: f64) -> f64 {
-    (share * SPACING_NS).clamp(WINDOW_NS, LONGEST_NS)
+/// What the hits of a window may cost at a budget.
+fn window_ns(share: f64, opening_ns: f64) -> f64 {
+    let usual = (share * SPACING_NS).clamp(WINDOW_NS, LONGEST_NS);
+    usual.max((opening_ns * OPENINGS).min(LONGEST_DEAR_NS))
 }
 
 #[cfg(test)]
@@ -163,7 +174,7 @@ mod tests {
     fn a_target_that_allocates_without_pause_loses_its_budget_and_no_more() {
         for share in [0.001, 0.01, 0.05] {
             let made = Made { rate: 8e6, cost_ns: 2_000.0 };
-            let mut controller = Controller::new(share, 2_200.0, 0);
+            let mut controller = Controller::new(share, 2_200.0, 3_000.0, 0);
             let (lost, _) = run(&mut controller, &made, 0, 10.0);
             assert!(lost <= share * 1.02 && lost > share * 0.7, "{lost} of {share}");
         }
@@ -172,7 +183,7 @@ mod tests {
     #[test]
     fn a_quiet_target_is_traced_all_the_time() {
         let made = Made { rate: 2_500.0, cost_ns: 2_000.0 };
-        let mut controller = Controller::new(0.01, 2_200.0, 0);
+        let mut controller = Controller::new(0.01, 2_200.0, 3_000.0, 0);
         let (lost, traced) = run(&mut controller, &made, 0, 10.0);
         assert!(traced > 0.99, "{traced}");
         assert!(lost < 0.01);
@@ -180,7 +191,7 @@ mod tests {
 
     #[test]
     fn the_budget_holds_through_a_burst() {
-        let mut controller = Controller::new(0.01, 2_200.0, 0);
+        let mut controller = Controller::new(0.01, 2_200.0, 3_000.0, 0);
         let quiet = Made { rate: 3_000.0, cost_ns: 2_000.0 };
         let burst = Made { rate: 300_000.0, cost_ns: 2_000.0 };
         for second in 0..10_u64 {
@@ -193,7 +204,7 @@ mod tests {
     #[test]
     fn a_price_that_is_too_high_gives_way_to_what_dense_windows_show() {
         let made = Made { rate: 8e6, cost_ns: 1_000.0 };
-        let mut controller = Controller::new(0.01, 5_000.0, 0);
+        let mut controller = Controller::new(0.01, 5_000.0, 3_000.0, 0);
         run(&mut controller, &made, 0, 1.0);
         assert!(controller.hit_ns() < 1_200.0);
     }

@@ -10,14 +10,30 @@ use crate::cpython::tables::Slot as Function;
 use crate::target::memory::ReadMemory as _;
 
 impl Gate {
-    /// Opens the slots that hold their function, frees first. Returns whether all of them are open now.
+    /// Opens the slots of frees that hold their function. Returns whether all of them lead to a probe now.
     ///
     /// # Errors
     /// The target's memory cannot be read or written: it is gone. Some slots may be open.
-    pub fn open_window(&self) -> io::Result<bool> {
+    pub fn open_frees(&self) -> io::Result<bool> {
+        self.open_slots(|function| function == Function::Free)
+    }
+
+    /// Opens the slots of allocations. [`open_frees`](Self::open_frees) comes before that.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn open_allocations(&self) -> io::Result<bool> {
+        self.open_slots(|function| function != Function::Free)
+    }
+
+    fn open_slots(&self, wanted: impl Fn(Function) -> bool) -> io::Result<bool> {
         let mut all = true;
-        for slot in self.slots.iter().filter(|slot| slot.moves()) {
-            all &= self.replace(slot.address(), slot.closed, slot.open)? != Outcome::Foreign;
+        for slot in self.slots.iter().filter(|slot| wanted(slot.function)) {
+            all &= if slot.moves() {
+                self.replace(slot.address(), slot.closed, slot.open)? != Outcome::Foreign
+            } else {
+                self.memory.read_u64(slot.address()) == Ok(slot.open)
+            };
         }
         Ok(all)
     }
@@ -32,7 +48,7 @@ impl Gate {
     /// Closes the slots of allocations. Frees are still seen.
     ///
     /// # Errors
-    /// As [`open_window`](Self::open_window).
+    /// As [`open_frees`](Self::open_frees).
     pub fn close_allocations(&self) -> io::Result<()> {
         self.close_slots(|function| function != Function::Free)
     }
@@ -40,7 +56,7 @@ impl Gate {
     /// Closes the slots of frees. [`close_allocations`](Self::close_allocations) comes before that.
     ///
     /// # Errors
-    /// As [`open_window`](Self::open_window).
+    /// As [`open_frees`](Self::open_frees).
     pub fn close_frees(&self) -> io::Result<()> {
         self.close_slots(|function| function == Function::Free)
     }

@@ -8,63 +8,112 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, getppid, pidfd_open};
 
+use super::message::Message;
+use super::spell::{Order, Spell, SpellProbe};
 use crate::cpython::tables::Slot as Function;
 use crate::gate::{Gate, Outcome, Slot};
-use crate::kernel::priority;
+use crate::kernel::{priority, uprobe_events};
 use crate::target::memory::ProcessMemory;
 
-/// Guards the gate of `pid` that consists of `slots` until `parent`, which started it, has ended. Its standard input is
-/// the timer; to its standard output it tells of each time that it had to close the gate.
+/// Guards the gate of `pid`, and the probes that stand in it for windows, until `parent`, which started it, has ended. Its
+/// standard input is the timer. Its standard output is a socket, by which it is told what to do with the probes, and
+/// tells of each time that it had to close something. `parts` are the gate's slots and the probes.
 ///
 /// # Errors
 /// The target's memory cannot be opened, or the timer is none.
-pub fn run(pid: u32, parent: u32, slots: &[String]) -> io::Result<()> {
-    let parent = i32::try_from(parent).ok().and_then(Pid::from_raw).ok_or_else(unusable)?;
-    let slots: Option<Vec<Slot>> = slots.iter().map(|slot| from_argument(slot)).collect();
-    let memory = ProcessMemory::open(pid)?;
-    let gate = Gate::new(Arc::new(memory), slots.ok_or_else(unusable)?);
-    let lifeline = pidfd_open(parent, PidfdFlags::empty())?;
+pub fn run(pid: u32, parent: u32, parts: &[String]) -> io::Result<()> {
+    let parent_pid = i32::try_from(parent).ok().and_then(Pid::from_raw).ok_or_else(unusable)?;
+    let lifeline = pidfd_open(parent_pid, PidfdFlags::empty())?;
+    let mut closer = Closer::new(pid, parts)?;
     // Closing late is better than not at all.
     if let Err(error) = priority::before_all_others() {
         tracing::debug!("the guard runs like any other process: {error}");
     }
-    tell()?;
+    tell(Message::Ready)?;
     // One that ended before its end could be watched for has another number by now, or none.
-    while getppid() == Some(parent) {
-        let timer = io::stdin();
+    while getppid() == Some(parent_pid) {
+        let (timer, orders) = (io::stdin(), io::stdout());
         let mut events = [
             PollFd::new(&timer, PollFlags::IN),
             PollFd::from_borrowed_fd(lifeline.as_fd(), PollFlags::IN),
+            PollFd::new(&orders, PollFlags::IN),
         ];
         poll(&mut events, None)?;
         if !events[1].revents().is_empty() {
             break;
         }
-        let mut expirations = [0; 8];
-        match rustix::io::read(&timer, &mut expirations) {
-            Ok(_) => close(&gate),
-            // It was unset meanwhile.
+        // What is overdue comes before what is wanted.
+        match rustix::io::read(&timer, &mut [0; 8]) {
+            Ok(_) => closer.close(),
+            // It was unset meanwhile, or is not due.
             Err(Errno::AGAIN | Errno::INTR) => {}
             // Whoever runs before all others must not try for ever. Leaktrace starts another.
             Err(_) => break,
         }
+        if !events[2].revents().is_empty() && !closer.take_order()? {
+            break;
+        }
     }
-    close(&gate);
+    closer.close();
+    if closer.has_probes {
+        uprobe_events::sweep_after(parent);
+    }
     Ok(())
 }
 
-fn close(gate: &Gate) {
-    let was_open =
-        |outcome: &Outcome| matches!(outcome, Outcome::Written | Outcome::WrittenBehindHook);
-    // A target that is gone has no gate left to close.
-    if gate.close().is_ok_and(|outcomes| outcomes.iter().any(was_open)) {
-        let _ = tell();
+/// What the guard closes.
+struct Closer {
+    gate: Gate,
+    spell: Spell,
+    has_probes: bool,
+}
+
+impl Closer {
+    fn new(pid: u32, parts: &[String]) -> io::Result<Self> {
+        let (probes, slots): (Vec<&String>, Vec<&String>) =
+            parts.iter().partition(|part| part.starts_with("event:"));
+        let slots: Option<Vec<Slot>> = slots.into_iter().map(|slot| from_argument(slot)).collect();
+        let probes: Option<Vec<SpellProbe>> =
+            probes.into_iter().map(|probe| SpellProbe::from_argument(probe)).collect();
+        let (slots, probes) = slots.zip(probes).ok_or_else(unusable)?;
+        let memory = ProcessMemory::open(pid)?;
+        Ok(Self {
+            gate: Gate::new(Arc::new(memory), slots),
+            has_probes: !probes.is_empty(),
+            spell: Spell::new(pid, probes),
+        })
+    }
+
+    fn close(&mut self) {
+        let was_open =
+            |outcome: &Outcome| matches!(outcome, Outcome::Written | Outcome::WrittenBehindHook);
+        // A target that is gone has no gate left to close.
+        let slots = self.gate.close().is_ok_and(|outcomes| outcomes.iter().any(was_open));
+        if self.spell.take_all() || slots {
+            // Leaktrace may be stopped, with all that it can hold untold: it has been told then.
+            let _ = tell(Message::Closed);
+        }
+    }
+
+    /// Follows one order and answers it; false where nobody gives any more.
+    fn take_order(&mut self) -> io::Result<bool> {
+        let mut byte = [0];
+        if rustix::io::read(io::stdout(), &mut byte)? == 0 {
+            return Ok(false);
+        }
+        let order = Order::from_byte(byte[0]).ok_or_else(unusable)?;
+        let done = self.spell.follow(order).inspect_err(|_refused| {
+            self.spell.take_all();
+        });
+        tell(Message::Done(
+            done.err().map_or(0, |error| error.raw_os_error().unwrap_or(Errno::IO.raw_os_error())),
+        ))?;
+        Ok(true)
     }
 }
 
-/// Counts one more for leaktrace: first that it is ready, then each time that it had to close the gate.
-fn tell() -> io::Result<()> {
-    rustix::io::write(io::stdout(), &1_u64.to_ne_bytes())?;
+fn tell(message: Message) -> io::Result<()> {
+    rustix::io::write(io::stdout(), &message.to_bytes())?;
     Ok(())
 }
 

@@ -4,17 +4,24 @@
 //! or dead by then, the timer wakes the guard, which closes the gate, and looks again ten times a second for as long
 //! as the timer is set: whatever leaktrace was about to write when it was stopped cannot stay. The guard runs before all
 //! ordinary processes of its processor. Where leaktrace has ended it closes the gate and ends as well.
+//!
+//! Functions without a gate have probes of their own for each window ([`SpellProbe`]). It is the guard that puts them into
+//! the target and takes them out: were they leaktrace's, nobody but leaktrace could.
 
 #![forbid(unsafe_code)]
 
 mod closer;
+mod message;
+mod spell;
 
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, Stdio};
 
-use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::time::{
     Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create,
     timerfd_settime,
@@ -24,30 +31,36 @@ use crate::cli::GUARD;
 use crate::gate::Slot;
 
 pub use closer::run;
+pub use spell::{Order, Sees, SpellProbe};
+
+use message::Message;
 
 /// How often a gate is looked at again for as long as the timer is set.
 const AGAIN_NS: i64 = 100_000_000;
 
-/// How long it may take to start.
-const STARTING: Timespec = Timespec { tv_sec: 2, tv_nsec: 0 };
+/// How long it may take to start, or to follow an order: the kernel may have to wait some hundredths of a second.
+const PATIENCE: Timespec = Timespec { tv_sec: 2, tv_nsec: 0 };
 
 /// The guard of one target's gate.
 #[derive(Debug)]
 pub struct Guard {
     child: Child,
     timer: OwnedFd,
-    closings: OwnedFd,
+    socket: OwnedFd,
+    /// Times that it had to close something, as it told and nobody asked so far.
+    closings: u64,
 }
 
 impl Guard {
-    /// Starts the guard of `slots` in the process `pid`.
+    /// Starts the guard of `slots` in the process `pid`, and of `probes` that are put into it for windows.
     ///
     /// # Errors
     /// It cannot be started.
-    pub fn start(pid: u32, slots: &[Slot]) -> io::Result<Self> {
+    pub fn start(pid: u32, slots: &[Slot], probes: &[SpellProbe]) -> io::Result<Self> {
         let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
         let timer = timerfd_create(TimerfdClockId::Monotonic, flags)?;
-        let closings = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let (socket, its) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
         // What it inherits are its standard input and output alone.
         let child = Command::new("/proc/self/exe")
             .arg0("leaktrace")
@@ -55,22 +68,59 @@ impl Guard {
             .process_group(0)
             .args([GUARD, &pid.to_string(), &std::process::id().to_string()])
             .args(slots.iter().map(closer::to_argument))
+            .args(probes.iter().map(|probe| probe.to_argument()))
             .stdin(Stdio::from(timer.try_clone()?))
-            .stdout(Stdio::from(closings.try_clone()?))
+            .stdout(Stdio::from(its))
             .spawn()?;
-        let guard = Self { child, timer, closings };
-        guard.wait_until_ready()?;
+        let mut guard = Self { child, timer, socket, closings: 0 };
+        // From its first word on it can close the gate.
+        guard.wait_for(|message| message == Message::Ready)?;
         Ok(guard)
     }
 
-    /// Waits for its first word: from then on it can close the gate.
-    fn wait_until_ready(&self) -> io::Result<()> {
-        let mut events = [PollFd::new(&self.closings, PollFlags::IN)];
-        let ready = poll(&mut events, Some(&STARTING))?;
-        if ready == 0 || self.closings() == 0 {
-            return Err(io::Error::new(io::ErrorKind::TimedOut, "the guard did not start"));
+    /// Has the guard do something with its probes, and waits until that is done. Where it cannot, none stands in the target
+    /// any more.
+    ///
+    /// # Errors
+    /// The target is gone, or the guard is.
+    pub fn order(&mut self, order: Order) -> io::Result<()> {
+        let written = rustix::io::write(&self.socket, &[order as u8]).map_err(io::Error::from);
+        let answer =
+            written.and_then(|_| self.wait_for(|message| matches!(message, Message::Done(_))));
+        match answer {
+            Ok(Message::Done(errno)) if errno != 0 => Err(io::Error::from_raw_os_error(errno)),
+            Ok(_) => Ok(()),
+            Err(error) => {
+                // Its probes go with it, if it is not gone already.
+                let _ = self.child.kill();
+                Err(error)
+            }
         }
-        Ok(())
+    }
+
+    /// Waits for a message that is `wanted`, and counts the others.
+    fn wait_for(&mut self, wanted: impl Fn(Message) -> bool) -> io::Result<Message> {
+        loop {
+            let mut events = [PollFd::new(&self.socket, PollFlags::IN)];
+            if poll(&mut events, Some(&PATIENCE))? == 0 {
+                return Err(io::Error::new(io::ErrorKind::TimedOut, "the guard does not answer"));
+            }
+            match self.receive()? {
+                Some(message) if wanted(message) => return Ok(message),
+                Some(Message::Closed) => self.closings += 1,
+                _ => {}
+            }
+        }
+    }
+
+    fn receive(&self) -> io::Result<Option<Message>> {
+        let mut bytes = [0; Message::BYTES];
+        match rustix::io::read(&self.socket, &mut bytes) {
+            Ok(0) => Err(io::Error::new(io::ErrorKind::BrokenPipe, "the guard has ended")),
+            Ok(_) => Ok(Message::from_bytes(bytes)),
+            Err(Errno::AGAIN | Errno::INTR) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// From now on the gate is closed at `deadline_ns` of `CLOCK_MONOTONIC`.
@@ -99,14 +149,12 @@ impl Guard {
         Ok(())
     }
 
-    /// How often it found the gate open and closed it, since this was asked last.
-    pub fn closings(&self) -> u64 {
-        let mut count = [0; 8];
-        match rustix::io::read(&self.closings, &mut count) {
-            Ok(8) => u64::from_ne_bytes(count),
-            // It was not needed.
-            _ => 0,
+    /// How often it found something open and closed it, since this was asked last.
+    pub fn closings(&mut self) -> u64 {
+        while let Ok(Some(message)) = self.receive() {
+            self.closings += u64::from(message == Message::Closed);
         }
+        std::mem::take(&mut self.closings)
     }
 
     /// Whether it is still there: without it no gate may be opened.

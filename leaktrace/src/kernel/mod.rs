@@ -8,12 +8,16 @@ pub mod features;
 mod forks;
 pub mod lock;
 pub mod priority;
+mod probe;
 pub mod programs;
 mod ring;
+mod tracefs;
+pub mod uprobe_events;
 mod windows;
 
 pub use btf::PidOffsets;
-pub use programs::{Probe, Programs};
+pub use probe::Probe;
+pub use programs::Programs;
 pub use ring::{Drained, Mark};
 pub use windows::Windows;
 

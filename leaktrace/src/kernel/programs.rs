@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
+use std::os::fd::AsFd as _;
 use std::path::Path;
 
 use aya::maps::{Array, HashMap, MapData, PerCpuArray, RingBuf};
@@ -12,7 +13,9 @@ use leaktrace_common::config::{Config, switch};
 use leaktrace_common::counter::{Counter, SLOTS};
 use leaktrace_common::limits::RING_BYTES;
 
+use super::probe::Probe;
 use super::ring::{Drained, EventRing, Mark};
+use super::uprobe_events::UprobeEvents;
 use super::windows::Windows;
 use super::{KernelError, forks};
 
@@ -25,72 +28,6 @@ const SMALLEST_RING: u32 = 4096;
 /// Names a file with another object to load: how the tests run on one that was just built.
 const OBJECT_VARIABLE: &str = "LEAKTRACE_BPF_OBJECT";
 
-/// The programs, by where they belong.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Probe {
-    /// Entry of `malloc` of the obj and mem tables.
-    ObjMalloc,
-    /// Entry of their `calloc`.
-    ObjCalloc,
-    /// Entry of their `realloc`.
-    ObjRealloc,
-    /// Entry of their `free`.
-    ObjFree,
-    /// Return of their `malloc`, `calloc`, `realloc`.
-    ObjReturn,
-    /// Entry of `malloc` of the raw table.
-    RawMalloc,
-    /// Entry of its `calloc`.
-    RawCalloc,
-    /// Entry of its `realloc`.
-    RawRealloc,
-    /// Entry of its `free`.
-    RawFree,
-    /// Return of its `malloc`, `calloc`, `realloc`.
-    RawReturn,
-    /// The empty program that times a hit.
-    Calibrate,
-}
-
-impl Probe {
-    const ALL: [Self; 11] = [
-        Self::ObjMalloc,
-        Self::ObjCalloc,
-        Self::ObjRealloc,
-        Self::ObjFree,
-        Self::ObjReturn,
-        Self::RawMalloc,
-        Self::RawCalloc,
-        Self::RawRealloc,
-        Self::RawFree,
-        Self::RawReturn,
-        Self::Calibrate,
-    ];
-
-    /// Those that the target's calls run.
-    pub fn of_targets() -> impl Iterator<Item = Self> {
-        Self::ALL.into_iter().filter(|&probe| probe != Self::Calibrate)
-    }
-
-    /// The program's name in the object.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::ObjMalloc => "obj_malloc",
-            Self::ObjCalloc => "obj_calloc",
-            Self::ObjRealloc => "obj_realloc",
-            Self::ObjFree => "obj_free",
-            Self::ObjReturn => "obj_return",
-            Self::RawMalloc => "raw_malloc",
-            Self::RawCalloc => "raw_calloc",
-            Self::RawRealloc => "raw_realloc",
-            Self::RawFree => "raw_free",
-            Self::RawReturn => "raw_return",
-            Self::Calibrate => "calibrate",
-        }
-    }
-}
-
 /// The loaded programs. Dropping them detaches every probe.
 pub struct Programs {
     pub(super) ebpf: Ebpf,
@@ -99,6 +36,7 @@ pub struct Programs {
     /// How far each channel of the gate may be open.
     pub windows: Windows,
     links: BTreeMap<Probe, Vec<UProbeLinkId>>,
+    uprobe_events: Option<UprobeEvents>,
     log: Option<EbpfLogger<&'static dyn log::Log>>,
 }
 
@@ -131,7 +69,7 @@ impl Programs {
         } else {
             None
         };
-        Ok(Self { ebpf, events, forks, windows, links: BTreeMap::new(), log })
+        Ok(Self { ebpf, events, forks, windows, links: BTreeMap::new(), uprobe_events: None, log })
     }
 
     /// Puts `probe` on the instruction at `offset` of `file`, for the process `pid`.
@@ -157,8 +95,47 @@ impl Programs {
         Ok(())
     }
 
-    /// Takes `probe` off wherever it is.
+    /// Defines a uprobe event that runs `probe` at the instruction at `offset` of `file`, in whatever process it is
+    /// [put](super::uprobe_events::put) into. Returns what perf calls it.
+    ///
+    /// # Errors
+    /// The kernel refuses that file, or has no uprobe events.
+    pub fn define_event(
+        &mut self,
+        probe: Probe,
+        file: &Path,
+        offset: u64,
+    ) -> Result<u64, KernelError> {
+        let failed = |cause: String| KernelError::Attach {
+            probe: probe.name(),
+            file: file.display().to_string(),
+            offset,
+            cause,
+        };
+        let events = match &mut self.uprobe_events {
+            Some(events) => events,
+            none => none.insert(
+                UprobeEvents::open()
+                    .map_err(|error| failed(format!("no uprobe events in tracefs: {error}")))?,
+            ),
+        };
+        let program = program(&mut self.ebpf, probe)?.fd().map_err(|error| load_failed(&error))?;
+        let defined = events.define(probe, program.as_fd(), file, offset);
+        defined.map_err(|error| failed(error.to_string()))
+    }
+
+    /// Removes a uprobe event, which must not be in any process any more.
+    pub fn remove_event(&mut self, id: u64) {
+        if let Some(events) = &mut self.uprobe_events {
+            events.remove_one(id);
+        }
+    }
+
+    /// Takes `probe` off wherever it is, and removes its uprobe events.
     pub fn detach(&mut self, probe: Probe) {
+        if let Some(events) = &mut self.uprobe_events {
+            events.remove(probe);
+        }
         for link in self.links.remove(&probe).unwrap_or_default() {
             if let Err(error) = program(&mut self.ebpf, probe)
                 .and_then(|program| program.detach(link).map_err(|error| load_failed(&error)))
@@ -435,9 +412,10 @@ mod tests {
                 eprintln!("{}: {:?} verified", probe.name(), programs.verified_instructions(probe));
             }
             programs.watch_forks().unwrap();
-            let hit = crate::kernel::calibrate::empty_hit_ns(&mut programs).unwrap();
-            eprintln!("an empty hit takes {hit:.0} ns");
-            assert!(hit > 10.0 && hit < 1e6);
+            let hit = crate::kernel::calibrate::empty_hit(&mut programs).unwrap();
+            eprintln!("an empty hit takes {hit:?}");
+            assert!(hit.emulated_ns > 10.0 && hit.stepped_ns < 1e6);
+            assert!(hit.stepped_ns > hit.emulated_ns, "two traps cost more than one");
         }
     }
 

@@ -11,9 +11,10 @@ use super::SessionError;
 use super::plan::Place;
 use super::recognise::Target;
 use crate::cpython::tables::{AllocatorTables, Slot as Function, Table};
-use crate::gate::point::{self, GatePoint, Kind};
+use crate::gate::point::{self, Cost, GatePoint, Kind};
 use crate::gate::{Gate, Slot};
-use crate::kernel::{KernelError, Probe, Programs};
+use crate::guard::{Sees, SpellProbe};
+use crate::kernel::{KernelError, Probe, Programs, uprobe_events};
 use crate::report;
 use crate::target::maps::{self, Mapping};
 
@@ -24,10 +25,22 @@ pub(super) struct Attached {
     pub(super) gate: Gate,
     /// The places, each with where its probe sits; `None` where the kernel took none of its candidates.
     pub(super) seen: Vec<(Place, Option<GatePoint>)>,
+    /// Probes that are put into the target for windows.
+    pub(super) for_windows: Vec<SpellProbe>,
 }
 
-/// Attaches the probes of `places` to `target`. Without `return_probes`, functions whose block only the return value
-/// tells are left out. Each probe takes the kernel some hundredth of a second: in between it can be cancelled.
+/// How probes are put in place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct How {
+    /// Whether functions whose block only the return value tells may have a probe on their return. Without, they are left
+    /// out.
+    pub(super) return_probes: bool,
+    /// Whether those that the gate does not close are put in for windows alone.
+    pub(super) in_windows: bool,
+}
+
+/// Attaches the probes of `places` to `target`. Each takes the kernel some hundredth of a second: in between it can be
+/// cancelled.
 ///
 /// # Errors
 /// Nothing at all could be attached: the last refusal.
@@ -35,16 +48,17 @@ pub(super) async fn attach(
     programs: &mut Programs,
     target: &Target,
     places: Vec<Place>,
-    return_probes: bool,
+    how: How,
 ) -> Result<Attached, SessionError> {
     let mut refusal = None;
     let mut seen = Vec::new();
+    let mut for_windows = Vec::new();
     for place in places {
         let awaits = place.on_return == Some(Probe::RawReturn);
-        let point = if awaits && !return_probes {
+        let point = if awaits && !how.return_probes {
             None
         } else {
-            first_accepted(programs, target, &place, return_probes, &mut refusal)
+            first_accepted(programs, target, &place, how, (&mut for_windows, &mut refusal))
         };
         seen.push((place, point));
         tokio::task::yield_now().await;
@@ -53,7 +67,7 @@ pub(super) async fn attach(
         return Err(refusal.map_or(SessionError::NothingToProbe, SessionError::from));
     }
     let slots = seen.iter().flat_map(|(place, point)| slots(place, *point)).collect();
-    Ok(Attached { gate: Gate::new(Arc::clone(&target.memory), slots), seen })
+    Ok(Attached { gate: Gate::new(Arc::clone(&target.memory), slots), seen, for_windows })
 }
 
 /// The first candidate that the kernel takes.
@@ -61,11 +75,18 @@ fn first_accepted(
     programs: &mut Programs,
     target: &Target,
     place: &Place,
-    return_probes: bool,
-    refusal: &mut Option<KernelError>,
+    how: How,
+    (for_windows, refusal): (&mut Vec<SpellProbe>, &mut Option<KernelError>),
 ) -> Option<GatePoint> {
     for &point in &place.candidates {
-        match put_both(programs, target, place, &point, return_probes) {
+        let done = match Spots::of(target, place, &point, how.return_probes) {
+            Ok(spots) if how.in_windows && !place.is_closable(&point) => {
+                define(programs, target, &spots).map(|probes| for_windows.extend(probes))
+            }
+            Ok(spots) => put_all(programs, target, &spots),
+            Err(error) => Err(error),
+        };
+        match done {
             Ok(()) => return Some(point),
             Err(error) => {
                 tracing::debug!("{error}");
@@ -76,26 +97,73 @@ fn first_accepted(
     None
 }
 
-/// Puts the probes of `place` on `point`: that on the return first, so that no entry waits for it in vain.
-fn put_both(
+/// The probes of a place: that on the return first, so that no entry waits for it in vain.
+struct Spots(Vec<(Probe, u64)>);
+
+impl Spots {
+    /// Those of `place` where its entry is seen at `point`.
+    fn of(
+        target: &Target,
+        place: &Place,
+        point: &GatePoint,
+        return_probes: bool,
+    ) -> Result<Self, KernelError> {
+        let mut spots = Vec::new();
+        if let Some(on_return) = place.on_return.filter(|_| return_probes) {
+            // A return probe reads its return address off the stack: only a function's very first instruction will do, or
+            // what leads to it without a push.
+            let entry = if point.kind == Kind::Entry { place.address } else { point.address };
+            if entry != point.address && !point::may_be_probed(&target.module, entry) {
+                return Err(refused(target, on_return, entry, "the kernel would rewrite that NOP"));
+            }
+            spots.push((on_return, entry));
+        }
+        spots.push((place.probe, point.address));
+        Ok(Self(spots))
+    }
+}
+
+/// Puts them there for as long as the session lives.
+fn put_all(programs: &mut Programs, target: &Target, spots: &Spots) -> Result<(), KernelError> {
+    for (index, &(probe, address)) in spots.0.iter().enumerate() {
+        let put = put(programs, target, probe, address);
+        put.inspect_err(|_refused| {
+            spots.0[..index].iter().for_each(|&(probe, _)| programs.detach_last(probe));
+        })?;
+    }
+    Ok(())
+}
+
+/// Has them ready to be put there for windows. The kernel says what it thinks of an instruction once a probe stands there.
+fn define(
     programs: &mut Programs,
     target: &Target,
-    place: &Place,
-    point: &GatePoint,
-    return_probes: bool,
-) -> Result<(), KernelError> {
-    if let Some(on_return) = place.on_return.filter(|_| return_probes) {
-        // A return probe reads its return address off the stack: only a function's very first instruction will do, or
-        // what leads to it without a push.
-        let entry = if point.kind == Kind::Entry { place.address } else { point.address };
-        if entry != point.address && !point::may_be_probed(&target.module, entry) {
-            return Err(refused(target, on_return, entry, "the kernel would rewrite that NOP"));
+    spots: &Spots,
+) -> Result<Vec<SpellProbe>, KernelError> {
+    let mut probes: Vec<SpellProbe> = Vec::new();
+    for &(probe, address) in &spots.0 {
+        let defined = location(target, probe, address).and_then(|(file, offset)| {
+            let event = programs.define_event(probe, &file, offset)?;
+            probes.push(SpellProbe { sees: sees(probe), event });
+            let tried = uprobe_events::put(event, target.process.pid());
+            tried.map_err(|error| refused(target, probe, offset, &error.to_string()))
+        });
+        // The trial is over with this.
+        if let Err(error) = defined.map(drop) {
+            probes.iter().for_each(|probe| programs.remove_event(probe.event));
+            return Err(error);
         }
-        put(programs, target, on_return, entry)?;
-        return put(programs, target, place.probe, point.address)
-            .inspect_err(|_refused| programs.detach_last(on_return));
     }
-    put(programs, target, place.probe, point.address)
+    Ok(probes)
+}
+
+const fn sees(probe: Probe) -> Sees {
+    match probe {
+        Probe::ObjFree | Probe::RawFree => Sees::Frees,
+        Probe::ObjReturn => Sees::ObjReturns,
+        Probe::RawReturn => Sees::Returns,
+        _ => Sees::Allocations,
+    }
 }
 
 fn refused(target: &Target, probe: Probe, offset: u64, cause: &str) -> KernelError {
@@ -113,11 +181,15 @@ fn put(
     probe: Probe,
     address: u64,
 ) -> Result<(), KernelError> {
-    let (file, offset) = file_of(target, address)
-        .ok_or_else(|| refused(target, probe, address, "the address is in no file"))?;
+    let (file, offset) = location(target, probe, address)?;
     let pid = NonZeroU32::new(target.process.pid())
         .ok_or_else(|| refused(target, probe, offset, "the pid is 0"))?;
     programs.attach(probe, &file, offset, pid)
+}
+
+fn location(target: &Target, probe: Probe, address: u64) -> Result<(PathBuf, u64), KernelError> {
+    file_of(target, address)
+        .ok_or_else(|| refused(target, probe, address, "the address is in no file"))
 }
 
 /// The file that is mapped at `address`, and the offset in it: the interpreter's, or where a hook lies.
@@ -187,6 +259,22 @@ impl Attached {
             seen: point.map(|point| point.kind.name()),
         };
         self.seen.iter().map(function).collect()
+    }
+
+    /// Whether calls of both `malloc` and `free` by `table` are seen.
+    pub(super) fn sees_both_of(&self, table: &Table) -> bool {
+        [Function::Malloc, Function::Free].into_iter().all(|function| {
+            self.seen.iter().any(|(place, point)| {
+                let is_its = place.function == function && place.tables.contains(&table.address);
+                is_its && point.is_some()
+            })
+        })
+    }
+
+    /// What a hit of `probe` costs, where it sits.
+    pub(super) fn cost_of(&self, probe: Probe) -> Cost {
+        let its = self.seen.iter().filter(|(place, _)| place.probe == probe);
+        its.filter_map(|(_, point)| point.map(|point| point.cost)).max().unwrap_or(Cost::Emulated)
     }
 
     /// Whether a slot leads to a function of the raw domain.

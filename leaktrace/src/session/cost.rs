@@ -1,6 +1,7 @@
 //! What tracing costs the target: hits, times what a hit takes on this host.
 //!
-//! A hit costs the trap (timed at start with an empty program on leaktrace's own process) and the run of its program
+//! A hit costs the trap (timed at start with an empty program on leaktrace's own process, with an instruction that the
+//! kernel handles like the one of the probe) and the run of its program
 //! (measured by the kernel for a moment, every now and then: measuring itself costs some 40 ns a run). What the trap
 //! costs the target afterwards, by cold caches and mispredicted branches, is not in it: on a loop of nothing but
 //! allocations and frees the estimate was 95 % where 99 % of the time went into tracing.
@@ -8,6 +9,9 @@
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
+use super::attach::Attached;
+use crate::gate::point::Cost;
+use crate::kernel::calibrate::EmptyHit;
 use crate::kernel::{Probe, Programs};
 
 /// How long the programs' runs are measured at a time.
@@ -26,7 +30,9 @@ const ENOUGH_RUNS: u64 = 200;
 /// The estimate of the cost, as far as it is known.
 #[derive(Debug, Default)]
 pub(super) struct CostMeter {
-    empty_hit_ns: Option<f64>,
+    empty_hit: Option<EmptyHit>,
+    /// The probes that stand on instructions which the kernel steps over.
+    stepped: Vec<Probe>,
     statistics: Option<OwnedFd>,
     changes_at: Duration,
 }
@@ -34,29 +40,42 @@ pub(super) struct CostMeter {
 impl CostMeter {
     /// Times an empty hit.
     pub(super) fn calibrate(programs: &mut Programs) -> Self {
-        let empty_hit_ns = match crate::kernel::calibrate::empty_hit_ns(programs) {
-            Ok(ns) => Some(ns),
+        let empty_hit = match crate::kernel::calibrate::empty_hit(programs) {
+            Ok(hit) => Some(hit),
             Err(error) => {
                 tracing::warn!("the cost of tracing stays unknown: {error}");
                 None
             }
         };
-        Self { empty_hit_ns, ..Self::default() }
+        Self { empty_hit, ..Self::default() }
     }
 
-    /// What a hit is expected to cost before any was measured.
+    /// Says where the probes are.
+    pub(super) fn know(&mut self, attached: &Attached) {
+        let is_stepped = |probe: &Probe| attached.cost_of(*probe) == Cost::SingleStepped;
+        self.stepped = Probe::of_targets().filter(is_stepped).collect();
+    }
+
+    /// Nanoseconds of a trap into `probe`.
+    fn trap_ns(&self, probe: Probe) -> Option<f64> {
+        let hit = self.empty_hit?;
+        Some(if self.stepped.contains(&probe) { hit.stepped_ns } else { hit.emulated_ns })
+    }
+
+    /// What a hit is expected to cost before any was measured: the dearest.
     pub(super) fn first_hit_ns(&self) -> f64 {
-        self.empty_hit_ns.unwrap_or(SOME_HIT_NS) + SOME_RUN_NS
+        let traps = Probe::of_targets().filter_map(|probe| self.trap_ns(probe));
+        traps.reduce(f64::max).unwrap_or(SOME_HIT_NS) + SOME_RUN_NS
     }
 
     /// What a hit costs on average; `None` before any was measured.
     pub(super) fn hit_ns(&self, programs: &Programs) -> Option<f64> {
-        let trap = self.empty_hit_ns?;
         let (mut entries, mut spent) = (0, 0.0);
         for probe in Probe::of_targets() {
             let runs = programs.runs(probe);
-            spent += runs as f64 * (trap + programs.mean_run_ns(probe).unwrap_or(0.0));
-            if !matches!(probe, Probe::ObjReturn | Probe::RawReturn) {
+            spent +=
+                runs as f64 * (self.trap_ns(probe)? + programs.mean_run_ns(probe).unwrap_or(0.0));
+            if !probe.is_return() {
                 entries += runs;
             }
         }
@@ -84,14 +103,13 @@ impl CostMeter {
         frees: u64,
         elapsed: Duration,
     ) -> Option<f64> {
-        let trap = self.empty_hit_ns?;
-        let run = |probe| programs.mean_run_ns(probe);
+        let run = |probe| Some(self.trap_ns(probe)? + programs.mean_run_ns(probe)?);
         let alloc = run(Probe::ObjMalloc).or_else(|| run(Probe::RawMalloc));
         let free = run(Probe::ObjFree).or_else(|| run(Probe::RawFree));
         // Nothing to measure is nothing spent; runs that nobody measured are not known.
         let alloc = alloc.or((allocations == 0).then_some(0.0))?;
         let free = free.or((frees == 0).then_some(0.0))?;
-        let spent = allocations as f64 * (trap + alloc) + frees as f64 * (trap + free);
+        let spent = allocations as f64 * alloc + frees as f64 * free;
         let elapsed = elapsed.as_nanos() as f64;
         // Threads that run in parallel can spend more than the time that passes; more than all of it is not said.
         (elapsed > 0.0).then(|| (100.0 * spent / elapsed).min(100.0))

@@ -65,33 +65,48 @@ pub(super) fn lacks_raw_malloc(places: &[Place]) -> bool {
     places.iter().any(|place| place.probe == Probe::RawMalloc && place.candidates.is_empty())
 }
 
-/// Leaves out the places that are hit while the gate is closed as well: windows would cost as much as no windows.
-pub(super) fn keep_closable(places: &mut [Place]) {
-    for place in places {
-        let cold = place.probe == Probe::RawCalloc;
-        place.candidates.retain(|point| match point.kind {
+impl Place {
+    /// Whether a closed gate keeps calls from a probe at `point`. Where it does not, a probe that stayed would cost as much
+    /// between windows as in them: it is put in for each.
+    pub(super) fn is_closable(&self, point: &GatePoint) -> bool {
+        match point.kind {
             Kind::Nop | Kind::Jump => true,
-            Kind::Endbr => cold,
+            // It is hardly ever called.
+            Kind::Endbr => self.probe == Probe::RawCalloc,
             Kind::Entry => false,
-        });
+        }
     }
 }
 
-/// Whether what is left can be traced in windows.
+/// Puts the candidates that a gate closes before the others: what opens and closes for a store costs least.
+pub(super) fn prefer_closable(places: &mut [Place]) {
+    for place in places {
+        let mut candidates = std::mem::take(&mut place.candidates);
+        candidates.sort_by_key(|point| !place.is_closable(point));
+        place.candidates = candidates;
+    }
+}
+
+/// Whether `target` can be traced in windows.
 ///
 /// # Errors
-/// No: the calls for objects cannot be let by, or nobody could tell what became of them.
+/// No: nobody could tell what became of the blocks of a window.
 pub(super) fn check_windows(places: &[Place], target: &Target) -> Result<(), SessionError> {
     let objects = target.tables.obj.address;
     let serving =
         |wanted| places.iter().find(|it| it.function == wanted && it.tables.contains(&objects));
-    let has_gate = |function| serving(function).is_some_and(|place| !place.candidates.is_empty());
-    let why = if !serving(Function::Malloc).is_some_and(|place| place.plain) {
-        "hooks stand over its allocator (debug hooks, tracemalloc, a profiler), whose calls cannot be let by"
-    } else if !has_gate(Function::Malloc) {
-        "its allocator has no gate that could be opened for a moment"
-    } else if !has_gate(Function::Free) {
-        "frees of its objects have no gate, and without them what outlives a window cannot be told"
+    let both = [Function::Malloc, Function::Free].map(serving);
+    let is_partial = |place: &Place| {
+        let at_entry = |point: &GatePoint| point.kind == Kind::Entry;
+        target.tables.inlined && place.candidates.first().is_none_or(at_entry)
+    };
+    let why = if target.layout.free_threaded {
+        "what became of a free-threaded build's blocks cannot be told by looking at them"
+    } else if target.tables.hooked || !both[0].is_some_and(|place| place.plain) {
+        "hooks stand over its allocator (debug hooks, tracemalloc, a profiler), under which what became of blocks cannot \
+         be told by looking at them"
+    } else if both.into_iter().any(|place| place.is_none_or(is_partial)) {
+        "only a few calls of an optimised CPython can be seen without its gate"
     } else {
         return Ok(());
     };

@@ -2,7 +2,7 @@
 
 use std::time::{Instant, SystemTime};
 
-use super::attach::{self, Attached};
+use super::attach::{self, Attached, How};
 use super::budgeted::{Budgeted, Closer, Share};
 use super::children::Children;
 use super::claim::Claim;
@@ -23,6 +23,10 @@ use crate::kernel::Programs;
 use crate::kernel::features::{Kernel, ReturnProbes};
 use crate::kernel::lock::Lock;
 
+/// Bytes of a ring buffer that holds all that a budget pays for: at 5 % some 25,000 events in a second that nobody looks
+/// at, most of them of 64 bytes, and new stacks of 2 KiB.
+const BUDGET_RING_BYTES: u32 = 8 << 20;
+
 /// What a session says that found a gate open.
 const WAS_OPEN: &str = "a gate that a killed leaktrace had left open was closed";
 
@@ -36,15 +40,16 @@ impl Session {
         let (target, lock, mut warnings) = claim(pid).await?;
         let return_probes = return_probes(&kernel, &target, &mut warnings)?;
         let places = places(&target, &options)?;
-        let raw_malloc_unseen = plan::lacks_raw_malloc(&places);
-        let record_at_obj = return_probes && (raw_malloc_unseen || target.pymalloc.usedpools == 0);
+        let record_at_obj = return_probes && is_recorded_at_obj(&target, &places);
         let closer = options.budget_pct.map(|_| Closer::find());
         let config = target.config(&kernel, record_at_obj, closer.map_or(0, Closer::windows));
-        let mut programs = Programs::load_with(&config, options.bpf_log, options.ring_bytes)?;
-        let cost = CostMeter::calibrate(&mut programs);
+        let mut programs = Programs::load_with(&config, options.bpf_log, ring_bytes(&options))?;
+        let mut cost = CostMeter::calibrate(&mut programs);
         let watch = Watch::new(pid)?;
         let attach_began = Instant::now();
-        let attached = attach::attach(&mut programs, &target, places, return_probes).await?;
+        let how = How { return_probes, in_windows: closer.is_some() };
+        let attached = put_probes(&mut programs, &target, places, how).await?;
+        cost.know(&attached);
         warnings.extend(attached.warnings(target.tables.inlined));
         let can_predict = config.pymalloc.usedpools != 0 && !record_at_obj;
         let verification =
@@ -105,14 +110,41 @@ async fn claim(pid: u32) -> Result<(Target, Lock, Vec<String>), SessionError> {
     Ok((target, lock, warnings))
 }
 
-/// The places for probes; for windows those that a closed gate keeps calls from.
+/// The places for probes.
 fn places(target: &Target, options: &Options) -> Result<Vec<Place>, SessionError> {
     let mut places = plan::places(target, gates(target, options));
     if options.budget_pct.is_some() {
-        plan::keep_closable(&mut places);
+        plan::prefer_closable(&mut places);
         plan::check_windows(&places, target)?;
     }
     Ok(places)
+}
+
+/// Whether blocks of all sizes are recorded where objects are allocated: those of the raw domain go unseen, or pymalloc does
+/// not serve objects.
+fn is_recorded_at_obj(target: &Target, places: &[Place]) -> bool {
+    plan::lacks_raw_malloc(places) || target.pymalloc.usedpools == 0
+}
+
+/// Puts the probes in place; for windows they must suffice.
+async fn put_probes(
+    programs: &mut Programs,
+    target: &Target,
+    places: Vec<Place>,
+    how: How,
+) -> Result<Attached, SessionError> {
+    let attached = attach::attach(programs, target, places, how).await?;
+    if !how.in_windows || attached.sees_both_of(&target.tables.obj) {
+        return Ok(attached);
+    }
+    let why = "this kernel lets no probe be put in and taken out for a moment where its allocator has no gate";
+    Err(SessionError::NoWindows { pid: target.process.pid(), why })
+}
+
+/// Bytes of the ring buffer of events.
+fn ring_bytes(options: &Options) -> u32 {
+    let most = if options.budget_pct.is_some() { BUDGET_RING_BYTES } else { u32::MAX };
+    options.ring_bytes.min(most)
 }
 
 /// What keeps the session to its budget, where it has one.

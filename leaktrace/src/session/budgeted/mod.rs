@@ -4,6 +4,7 @@ mod fresh;
 mod older;
 mod sampling;
 mod sight;
+mod switch;
 mod windows;
 
 use std::time::Duration;
@@ -27,10 +28,16 @@ use older::Older;
 use sampling::Sampling;
 use sight::Sight;
 pub(super) use windows::Closer;
-use windows::{Part, Windows};
+use windows::{Part, Parts, Windows};
 
 /// How often the sample of older blocks is looked at.
 const OLDER_EVERY: Duration = Duration::from_secs(10);
+
+/// What opening and closing the gate cost the target: some pointers that its processors must fetch again.
+const OPENING_NS: f64 = 3_000.0;
+
+/// What a probe that is put in and taken out costs it: its memory map is locked and a page of its code copied, twice.
+const PUTTING_NS: f64 = 40_000.0;
 
 /// How long taking off a probe may take.
 const LONG_NS: u64 = 400_000_000;
@@ -98,10 +105,12 @@ impl Budgeted {
     ) -> Result<Self, SessionError> {
         let Share { budget_pct, max_memory, hit_ns } = share;
         let now = now_ns();
-        let controller = Controller::new(budget_pct / 100.0, hit_ns, now);
+        let opening_ns = OPENING_NS + attached.for_windows.len() as f64 * PUTTING_NS;
+        let controller = Controller::new(budget_pct / 100.0, hit_ns, opening_ns, now);
         let raw = |slot: &crate::gate::Slot| attached.is_raw(slot);
         let pid = target.process.pid();
-        let windows = Windows::new(pid, &attached.gate, raw, controller, closer, programs)?;
+        let parts = Parts { gate: &attached.gate, probes: attached.for_windows.clone() };
+        let windows = Windows::new(pid, parts, raw, controller, closer, programs)?;
         let class_shift = (target.pymalloc.usedpools != 0).then_some(target.pymalloc.class_shift);
         let allocators = Allocators { class_shift, glibc: target.has_glibc_heap() };
         let mut inspector =
@@ -376,12 +385,12 @@ impl Session {
         self.budgeted.as_ref().is_some_and(|budgeted| budgeted.windows.is_open())
     }
 
-    /// Something is about to be done that takes long; an open window is not looked at meanwhile.
+    /// The probes on returns of obj and mem are about to be taken off, which takes long; an open window is not looked at
+    /// meanwhile.
     pub(super) fn leave_window_alone(&mut self) -> Result<(), SessionError> {
-        match &mut self.budgeted {
-            Some(budgeted) => budgeted.windows.leave_alone(LONG_NS, &mut self.programs),
-            None => Ok(()),
-        }
+        let Some(budgeted) = &mut self.budgeted else { return Ok(()) };
+        budgeted.windows.forget_obj_returns();
+        budgeted.windows.leave_alone(LONG_NS, &mut self.programs)
     }
 
     pub(super) fn tick_budget(&mut self) {

@@ -6,10 +6,11 @@ use leaktrace_common::config::windows;
 use leaktrace_common::window::{GateSlot, GateSlots, Window, channel};
 
 use super::super::{SessionError, now_ns};
+use super::switch::Switch;
 use crate::aggregator::Weight;
 use crate::budget::{Controller, Limits, Spell};
 use crate::gate::{Gate, Slot};
-use crate::guard::Guard;
+use crate::guard::SpellProbe;
 use crate::kernel::{Programs, features};
 
 /// How much longer than allocations the frees of a window may be seen: until what survived it was looked at.
@@ -96,11 +97,16 @@ struct Open {
     looks_at_ns: u64,
 }
 
+/// What is opened and closed for a window.
+pub(super) struct Parts<'a> {
+    pub(super) gate: &'a Gate,
+    pub(super) probes: Vec<SpellProbe>,
+}
+
 /// The windows of one target.
 pub(in super::super) struct Windows {
     pub(super) controller: Controller,
-    pid: u32,
-    guard: Guard,
+    switch: Switch,
     pub(super) closer: Closer,
     open: Option<Open>,
     opens_at_ns: u64,
@@ -124,13 +130,15 @@ pub(in super::super) struct Windows {
     opened: u64,
     /// Of these, how often other tools' hooks stood over it.
     hooked: u64,
+    /// Times that it could not be opened.
+    unopened: u64,
     began_ns: u64,
 }
 
 impl Windows {
     pub(super) fn new(
         pid: u32,
-        gate: &Gate,
+        Parts { gate, probes }: Parts<'_>,
         raw: impl Fn(&Slot) -> bool,
         controller: Controller,
         closer: Closer,
@@ -140,12 +148,11 @@ impl Windows {
             let slots = gate.slots().iter().filter(|slot| slot.moves() && raw(slot) == of_raw);
             programs.windows.set_gate(index, &gate_slots(slots))?;
         }
-        let guard = Guard::start(pid, gate.slots()).map_err(SessionError::Guard)?;
+        let switch = Switch::new(pid, gate, probes).map_err(SessionError::Guard)?;
         let now = now_ns();
         Ok(Self {
             controller,
-            pid,
-            guard,
+            switch,
             closer,
             open: None,
             opens_at_ns: now,
@@ -162,6 +169,7 @@ impl Windows {
             overruns: 0,
             opened: 0,
             hooked: 0,
+            unopened: 0,
             began_ns: now,
         })
     }
@@ -189,25 +197,29 @@ impl Windows {
         gate: &Gate,
         programs: &mut Programs,
     ) -> Result<(), SessionError> {
-        if !self.guard.is_alive() {
-            self.guard = Guard::start(self.pid, gate.slots()).map_err(SessionError::Guard)?;
-        }
+        self.switch.revive(gate).map_err(SessionError::Guard)?;
         let limits = self.controller.open();
         self.last_id += 1;
         let before = hits(programs)?;
         let until_hit = before + limits.hits;
         self.book_strays(before, gate);
-        self.limit(programs, limits.length_ns, limits.hits)?;
-        let all = gate.open_window().inspect_err(|_gone| {
-            // The guard's timer is set, should this fail as well.
-            let _ = gate.close();
-        });
+        let switching_ns = self.switch.switching_ns();
+        self.limit(programs, limits.length_ns + switching_ns, limits.hits)?;
+        let opened = self.switch.open(gate, || hits(programs));
         // One that cannot be opened is not tried again at once.
         self.opens_at_ns = now_ns() + RETRY_NS;
-        let all = all.map_err(SessionError::Gate)?;
+        let opened = opened.map_err(|error| {
+            self.unopened += 1;
+            SessionError::Gate(error)
+        })?;
+        let since_hits = opened.counted?;
+        self.controller.book(Spell { hits: since_hits - before, open_ns: 0, by_hits: false });
+        if switching_ns > 0 {
+            self.limit(programs, limits.length_ns, limits.hits)?;
+        }
         self.opened += 1;
-        self.hooked += u64::from(!all);
-        let since_ns = now_ns();
+        self.hooked += u64::from(!opened.all);
+        let since_ns = opened.since_ns;
         if self.opened == 1 {
             // The trace begins with it.
             (self.began_ns, self.ended_ns) = (since_ns, since_ns);
@@ -215,8 +227,8 @@ impl Windows {
         let id = self.last_id;
         self.opened_ns = since_ns;
         let looks_at_ns = since_ns;
-        self.open = Some(Open { id, since_ns, since_hits: before, until_hit, looks_at_ns });
-        self.wait(&limits, since_ns, until_hit, programs)
+        self.open = Some(Open { id, since_ns, since_hits, until_hit, looks_at_ns });
+        self.wait(&limits, until_hit, programs)
     }
 
     /// Books hits that came while the gate was closed; where they are many, somebody calls through a copy of the open
@@ -251,14 +263,19 @@ impl Windows {
         }
     }
 
+    /// Probes on returns of obj and mem are not needed any more.
+    pub(super) fn forget_obj_returns(&mut self) {
+        self.switch.forget_obj_returns();
+    }
+
     /// Sleeps until the window has had its hits or its time.
     fn wait(
         &self,
         limits: &Limits,
-        since_ns: u64,
         until_hit: u64,
         programs: &Programs,
     ) -> Result<(), SessionError> {
+        let since_ns = now_ns();
         let end = since_ns + limits.length_ns;
         let mut nap = (limits.hits as f64 * self.controller.hit_ns() * FIRST_NAP) as u64;
         loop {
@@ -297,8 +314,9 @@ impl Windows {
         self.controller.book(spell);
         let part = self.part(&spell, open.since_ns, now);
         let more = if by_hits { 0 } else { self.controller.prolonged(now) };
-        self.closed_by_others |= self.guard.closings() > 0 || self.was_closed(programs, open.id)?;
-        let goes_on = more > 0 && !self.closed_by_others && gate.is_open() && self.guard.is_alive();
+        self.closed_by_others |=
+            self.switch.closings() > 0 || self.was_closed(programs, open.id)?;
+        let goes_on = more > 0 && !self.closed_by_others && self.switch.is_open(gate);
         // What was booked is not booked again, whether it goes on or not.
         self.open = Some(Open {
             since_ns: now,
@@ -347,14 +365,14 @@ impl Windows {
         before_frees: impl FnOnce(&mut Programs),
     ) -> Result<bool, SessionError> {
         let Some(open) = self.open.take() else { return Ok(false) };
-        let closed = gate.close_allocations();
+        let closed = self.switch.close_allocations(gate);
         before_frees(programs);
-        let closed = closed.and(gate.close_frees()).map_err(SessionError::Gate);
+        let closed = closed.and(self.switch.close_frees(gate)).map_err(SessionError::Gate);
         let now = now_ns();
         if closed.is_ok() {
-            self.guard.disarm().map_err(SessionError::Guard)?;
+            self.switch.disarm().map_err(SessionError::Guard)?;
         }
-        let by_others = self.guard.closings() > 0 || self.was_closed(programs, open.id)?;
+        let by_others = self.switch.closings() > 0 || self.was_closed(programs, open.id)?;
         let overrun = std::mem::take(&mut self.closed_by_others) || by_others;
         self.overruns += u64::from(overrun);
         let hits = hits(programs)?;
@@ -384,8 +402,8 @@ impl Windows {
         most: u64,
     ) -> Result<(), SessionError> {
         let allocations_until_ns = now_ns() + length_ns;
-        let until_ns = allocations_until_ns + FREES_NS;
-        self.guard.arm(until_ns + LATE_NS).map_err(SessionError::Guard)?;
+        let until_ns = allocations_until_ns + FREES_NS + self.switch.switching_ns();
+        self.switch.arm(until_ns + LATE_NS).map_err(SessionError::Guard)?;
         if self.closer == Closer::Kernel {
             for index in [channel::OBJ, channel::RAW] {
                 let allocations_until_hit = programs.windows.passed(index)?.hits + most;
@@ -427,8 +445,8 @@ impl Windows {
     pub(super) fn warnings(&self) -> Vec<String> {
         let hooked = (self.hooked > 0).then(|| {
             format!(
-                "in {} of {} windows hooks of another tool (tracemalloc, a profiler, debug hooks) stood over the \
-                 allocator tables: their calls were not seen",
+                "in {} of {} windows hooks of another tool (tracemalloc, a profiler, debug hooks) had come over the \
+                 allocator tables, or had gone: calls were not seen",
                 self.hooked, self.opened
             )
         });
@@ -447,7 +465,14 @@ impl Windows {
                 self.overruns, self.opened
             )
         });
-        hooked.into_iter().chain(strays).chain(overruns).collect()
+        // A target that has ended has no gate left to open.
+        let unopened = (self.unopened > 1).then(|| {
+            format!(
+                "{} windows could not be opened: what the target did then was not seen",
+                self.unopened
+            )
+        });
+        hooked.into_iter().chain(strays).chain(overruns).chain(unopened).collect()
     }
 }
 
