@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use leaktrace::kernel::Programs;
-use leaktrace::kernel::calibrate::empty_hit_ns;
+use leaktrace::kernel::calibrate;
 use leaktrace_common::config::Config;
 use leaktrace_tests::{Python, Report, Target, Tracer, can_trace, debian_python};
 use serde_json::Value;
@@ -24,7 +24,7 @@ fn churn(target: &mut Target, seconds: f64) -> Value {
 /// What an empty program on a NOP costs, here and now.
 fn empty_hit() -> f64 {
     let mut programs = Programs::load(&Config::default(), false).expect("BPF is there");
-    empty_hit_ns(&mut programs).expect("this process can be probed")
+    calibrate::empty_hit(&mut programs).expect("this process can be probed").emulated_ns
 }
 
 struct Run {
