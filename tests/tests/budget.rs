@@ -19,7 +19,7 @@ fn some() -> Vec<Python> {
     debian_python().into_iter().chain(plain).collect()
 }
 
-fn rate(before: &Value, after: &Value, key: &str) -> f64 {
+fn rate_between(before: &Value, after: &Value, key: &str) -> f64 {
     let number = |count: &Value, key: &str| count[key].as_f64().expect("it counts");
     let of = |key: &str| number(after, key) - number(before, key);
     of(key) / of("at_s")
@@ -31,7 +31,7 @@ fn trace(target: &mut Target, arguments: &[&str], traced: Duration) -> (Report, 
     sleep(traced);
     let after = target.ask("count");
     let report = tracer.stop();
-    (report, rate(&before, &after, "kept"), rate(&before, &after, "done"))
+    (report, rate_between(&before, &after, "kept"), rate_between(&before, &after, "done"))
 }
 
 #[test]
@@ -126,4 +126,42 @@ fn a_target_that_cannot_be_let_by_is_refused_with_a_way_out() {
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(said.lines().count() == 1 && said.contains("--exact"), "{said}");
     assert!(target.finish().success());
+}
+
+#[test]
+fn blocks_over_512_bytes_are_all_seen_while_that_is_within_the_budget() {
+    if !can_trace() {
+        return;
+    }
+    for python in some() {
+        // Some 200 hits a second, and as many as there can be.
+        for (rate, word) in [("100", "exact"), ("1000000", "sampled")] {
+            let mut target = Target::start(&python, "large.py", &[rate]);
+            let slots = Slots::of(target.pid);
+            let tracer = Tracer::start(target.pid, &["--budget", "1%"]);
+            let before = target.ask("count");
+            sleep(Duration::from_secs(8));
+            let after = target.ask("count");
+            let report = tracer.stop();
+            let kept = rate_between(&before, &after, "kept");
+            let line = leaking_line("large.py");
+            let found = report.sites().find(|site| site.line() == line).expect("it is seen");
+            let growth = found.number("growth_blocks_per_s");
+            println!("{}: {kept:.1} kept a second, {growth:.1} found, {word}", python.version);
+            assert_eq!(report.0["session"]["raw_blocks"], word);
+            assert!(report.number("/session/traced_fraction") < 0.5);
+            assert!(report.number("/session/overhead_pct") <= 1.1);
+            if word == "exact" {
+                // What was kept between the two questions, and what came before and behind them.
+                let live = found.number("live_blocks");
+                let between = after["kept"].as_f64().unwrap() - before["kept"].as_f64().unwrap();
+                assert!(live >= between && live <= between + 10.0, "{live} of {between}");
+                assert!(
+                    found.0["sampled_blocks"].is_null() || found.number("sampled_blocks") >= live
+                );
+            }
+            assert_eq!(slots.open_in(target.pid), 0);
+            assert!(target.finish().success());
+        }
+    }
 }

@@ -163,7 +163,7 @@ fn gate_of(pid: u32) -> Gate {
         for function in Function::ALL {
             let closed = table.function(function);
             let nop = candidates(&module, closed).into_iter().find(|it| it.kind == Kind::Nop);
-            let slot = |open| Slot { function, table: table.address, closed, open };
+            let slot = |open| Slot { function, table: table.address, closed, open, raw: false };
             slots.extend(nop.map(|point| slot(point.address)));
         }
     }

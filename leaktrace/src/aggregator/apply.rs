@@ -186,7 +186,8 @@ impl Aggregator {
                 return nothing;
             }
         };
-        self.sites.change(found.site, self.axis.open).birth(birth.size, self.weight);
+        let weight = if birth.domain == Domain::Raw { self.raw_weight } else { self.weight };
+        self.sites.change(found.site, self.axis.open).birth(birth.size, weight);
         self.miss_free(displaced);
         if let Some(turnover) = &mut self.turnover {
             turnover.died.extend(displaced.map(|_| birth.block));

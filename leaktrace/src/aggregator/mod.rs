@@ -88,6 +88,7 @@ pub struct Aggregator {
     older_points: Vec<OlderFrees>,
     /// How many births each one that is seen stands for.
     weight: Weight,
+    raw_weight: Weight,
     turnover: Option<Turnover>,
 }
 
@@ -126,13 +127,14 @@ impl Aggregator {
             older: OlderFrees::default(),
             older_points: Vec::new(),
             weight: Weight::ONE,
+            raw_weight: Weight::ONE,
             turnover: None,
         }
     }
 
-    /// From now on every birth that is seen stands for so many.
-    pub fn weigh(&mut self, weight: Weight) {
-        self.weight = weight;
+    /// From now on every birth that is seen stands for so many, those of `raw` blocks for others.
+    pub fn weigh(&mut self, weight: Weight, raw: Weight) {
+        (self.weight, self.raw_weight) = (weight, raw);
     }
 
     /// From now on it is noted which blocks come and go.

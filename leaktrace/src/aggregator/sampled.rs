@@ -11,7 +11,7 @@ use rustc_hash::FxHashMap;
 
 use super::domain::Domain;
 use super::rate::Rate;
-use super::series::{Axis, Point};
+use super::series::{self, Axis, Point};
 use super::site::{Site, Weight};
 use super::sites::{Sites, points_until_now};
 use super::snapshot::{SiteSnapshot, Snapshot, ages, count_survivors};
@@ -159,10 +159,16 @@ impl Sampled {
     }
 
     /// The snapshot `seen` of what was seen, with what lives of each site as it is estimated. `born` is what a census says
-    /// of all sites together; `None` where pools cannot be counted. Returned with it: how many blocks of each size class
+    /// of all sites together; `None` where pools cannot be counted. With `whole_raw` the numbers of raw sites are true as
+    /// they were seen. Returned with it: how many blocks of each size class
     /// that makes.
     #[must_use]
-    pub fn estimate(&self, seen: &Snapshot, born: Option<&Born>) -> (Snapshot, Born) {
+    pub fn estimate(
+        &self,
+        seen: &Snapshot,
+        born: Option<&Born>,
+        whole_raw: bool,
+    ) -> (Snapshot, Born) {
         let scale = Scale::of(self.blocks.values(), born);
         let mut own: FxHashMap<u32, Vec<&Survivor>> = FxHashMap::default();
         for block in self.blocks.values() {
@@ -172,6 +178,10 @@ impl Sampled {
         let mut snapshot = seen.clone();
         snapshot.interval_ns = self.axis.interval_ns;
         for site in &mut snapshot.sites {
+            if whole_raw && site.domain == Domain::Raw {
+                series::fit(&mut site.points, seen.interval_ns, &self.axis);
+                continue;
+            }
             site.estimated = site.estimated.scaled(scale.dense);
             let index = self.sites.index_of(&site.stack, site.domain);
             let known = index.map(|index| (&self.sites.list[index as usize], own.get(&index)));

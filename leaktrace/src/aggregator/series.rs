@@ -106,6 +106,25 @@ pub(super) fn merge(points: &mut Vec<Point>) {
     *points = merged;
 }
 
+/// Brings the points of a site from an axis with one interval to one with another; both began together, and have doubled
+/// theirs so many times.
+pub(super) fn fit(points: &mut Vec<Point>, from_ns: u64, to: &Axis) {
+    let to_ns = to.interval_ns;
+    let mut interval_ns = from_ns;
+    while interval_ns < to_ns {
+        merge(points);
+        interval_ns = interval_ns.saturating_mul(2);
+    }
+    let finer = u32::try_from(from_ns / to_ns.max(1)).unwrap_or(u32::MAX);
+    if finer > 1 {
+        // The end of a long interval is the end of the last of the short ones in it; the last is not over.
+        let end = |index: u32| {
+            index.saturating_mul(finer).saturating_add(finer - 1).min(to.open.max(index))
+        };
+        points.iter_mut().for_each(|point| point.index = end(point.index));
+    }
+}
+
 /// Appends a count of older frees; it replaces the last one where that is of the same interval.
 pub(super) fn push_older(points: &mut Vec<OlderFrees>, next: OlderFrees) {
     match points.last_mut() {
@@ -121,4 +140,27 @@ pub(super) fn merge_older(points: &mut Vec<OlderFrees>) {
         push_older(&mut merged, OlderFrees { index: point.index / 2, ..point });
     }
     *points = merged;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Axis, Point, fit};
+
+    #[test]
+    fn points_move_between_axes_that_have_doubled_their_intervals_differently() {
+        let point = |index, live_blocks| Point { index, live_blocks, ..Point::default() };
+        let axis =
+            |interval_ns, open| Axis { started_at_ns: 0, interval_ns, open, closes_at_ns: 0 };
+        let points = vec![point(0, 1), point(5, 2), point(6, 3), point(7, 4)];
+        let mut coarser = points.clone();
+        fit(&mut coarser, 100, &axis(400, 1));
+        assert_eq!(coarser, [point(0, 1), Point { low_blocks: 0, ..point(1, 4) }]);
+        let mut finer = points.clone();
+        fit(&mut finer, 200, &axis(100, 14));
+        let indices: Vec<u32> = finer.iter().map(|point| point.index).collect();
+        assert_eq!(indices, [1, 11, 13, 14]);
+        let mut same = points.clone();
+        fit(&mut same, 100, &axis(100, 7));
+        assert_eq!(same, points);
+    }
 }

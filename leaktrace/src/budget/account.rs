@@ -20,6 +20,11 @@ impl Account {
         Self { share, most_ns, balance_ns: 0.0, at_ns, spent_ns: 0.0 }
     }
 
+    /// Has as much saved up as may be.
+    pub const fn save_up(&mut self) {
+        self.balance_ns = self.most_ns;
+    }
+
     /// What may be spent at `now_ns`; negative where too much was.
     pub fn balance_ns(&mut self, now_ns: u64) -> f64 {
         let passed = now_ns.saturating_sub(self.at_ns) as f64;
@@ -58,6 +63,9 @@ mod tests {
         assert!((account.balance_ns(10_005) - 100.0).abs() < 1e-9);
         assert!((account.balance_ns(10_000_005) - 1_000.0).abs() < 1e-9);
         assert!((account.balance_ns(3) - 1_000.0).abs() < 1e-9, "time does not go back");
+        account.spend(700.0);
+        account.save_up();
+        assert!((account.balance_ns(10_000_005) - 1_000.0).abs() < 1e-9);
     }
 
     #[test]

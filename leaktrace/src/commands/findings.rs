@@ -58,6 +58,7 @@ fn session(traced: &Traced) -> SessionInfo {
         overhead_pct: traced.overhead_pct,
         traced_fraction: Some(budget.map_or(1.0, |budget| budget.traced_fraction)),
         window_closer: budget.map(|budget| budget.closer),
+        raw_blocks: if budget.is_none_or(|budget| budget.whole_raw) { "exact" } else { "sampled" },
         gate: match traced.gate {
             Some(Kind::Nop) => Gate::Nop,
             Some(Kind::Jump) => Gate::Jump,

@@ -22,6 +22,8 @@ pub mod point;
 pub mod repair;
 mod window;
 
+pub use window::Reach;
+
 /// Copies of tables behind hooks that are remembered.
 const MOST_COPIES: usize = 64;
 
@@ -37,6 +39,8 @@ pub struct Slot {
     /// The gate point: the value while it is open. The function once more where that is probed in itself: such a slot
     /// is never written, only looked at.
     pub open: u64,
+    /// Whether the function is one of the raw domain, whatever it serves beside it.
+    pub raw: bool,
 }
 
 /// What opening or closing did to a slot.
@@ -121,7 +125,16 @@ impl Gate {
     /// # Errors
     /// The target's memory cannot be read or written: it is gone. The other slots are tried all the same.
     pub fn close(&self) -> io::Result<Vec<Outcome>> {
-        let outcomes: Vec<_> = self.slots.iter().rev().map(|slot| self.close_slot(slot)).collect();
+        self.close_all_of(Reach::All)
+    }
+
+    /// As [`close`](Self::close), for some slots.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn close_all_of(&self, reach: Reach) -> io::Result<Vec<Outcome>> {
+        let slots = self.slots.iter().rev().filter(|slot| reach.covers(slot));
+        let outcomes: Vec<_> = slots.map(|slot| self.close_slot(slot)).collect();
         outcomes.into_iter().collect()
     }
 

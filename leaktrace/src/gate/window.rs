@@ -9,26 +9,47 @@ use super::{Gate, Outcome, Slot};
 use crate::cpython::tables::Slot as Function;
 use crate::target::memory::ReadMemory as _;
 
+/// Which slots.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// All of them.
+    All,
+    /// Those of functions that are not raw ones.
+    Objects,
+    /// Those of raw functions.
+    Raw,
+}
+
+impl Reach {
+    pub(super) fn covers(self, slot: &Slot) -> bool {
+        match self {
+            Self::All => true,
+            Self::Objects => !slot.raw,
+            Self::Raw => slot.raw,
+        }
+    }
+}
+
 impl Gate {
     /// Opens the slots of frees that hold their function. Returns whether all of them lead to a probe now.
     ///
     /// # Errors
     /// The target's memory cannot be read or written: it is gone. Some slots may be open.
-    pub fn open_frees(&self) -> io::Result<bool> {
-        self.open_slots(|function| function == Function::Free)
+    pub fn open_frees(&self, reach: Reach) -> io::Result<bool> {
+        self.open_slots(|slot| reach.covers(slot) && slot.function == Function::Free)
     }
 
     /// Opens the slots of allocations. [`open_frees`](Self::open_frees) comes before that.
     ///
     /// # Errors
     /// As there.
-    pub fn open_allocations(&self) -> io::Result<bool> {
-        self.open_slots(|function| function != Function::Free)
+    pub fn open_allocations(&self, reach: Reach) -> io::Result<bool> {
+        self.open_slots(|slot| reach.covers(slot) && slot.function != Function::Free)
     }
 
-    fn open_slots(&self, wanted: impl Fn(Function) -> bool) -> io::Result<bool> {
+    fn open_slots(&self, wanted: impl Fn(&Slot) -> bool) -> io::Result<bool> {
         let mut all = true;
-        for slot in self.slots.iter().filter(|slot| wanted(slot.function)) {
+        for slot in self.slots.iter().filter(|slot| wanted(slot)) {
             all &= if slot.moves() {
                 self.replace(slot.address(), slot.closed, slot.open)? != Outcome::Foreign
             } else {
@@ -49,20 +70,20 @@ impl Gate {
     ///
     /// # Errors
     /// As [`open_frees`](Self::open_frees).
-    pub fn close_allocations(&self) -> io::Result<()> {
-        self.close_slots(|function| function != Function::Free)
+    pub fn close_allocations(&self, reach: Reach) -> io::Result<()> {
+        self.close_slots(|slot| reach.covers(slot) && slot.function != Function::Free)
     }
 
     /// Closes the slots of frees. [`close_allocations`](Self::close_allocations) comes before that.
     ///
     /// # Errors
     /// As [`open_frees`](Self::open_frees).
-    pub fn close_frees(&self) -> io::Result<()> {
-        self.close_slots(|function| function == Function::Free)
+    pub fn close_frees(&self, reach: Reach) -> io::Result<()> {
+        self.close_slots(|slot| reach.covers(slot) && slot.function == Function::Free)
     }
 
-    fn close_slots(&self, wanted: impl Fn(Function) -> bool) -> io::Result<()> {
-        let slots = self.slots.iter().filter(|slot| slot.moves() && wanted(slot.function));
+    fn close_slots(&self, wanted: impl Fn(&Slot) -> bool) -> io::Result<()> {
+        let slots = self.slots.iter().filter(|slot| slot.moves() && wanted(slot));
         let close = |slot: &Slot| match self.replace(slot.address(), slot.open, slot.closed)? {
             Outcome::Foreign => self.close_slot(slot).map(|_| ()),
             _ => Ok(()),

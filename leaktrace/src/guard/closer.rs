@@ -3,15 +3,17 @@
 use std::io;
 use std::os::fd::AsFd as _;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, getppid, pidfd_open};
+use rustix::time::Timespec;
 
 use super::message::Message;
 use super::spell::{Order, Spell, SpellProbe};
 use crate::cpython::tables::Slot as Function;
-use crate::gate::{Gate, Outcome, Slot};
+use crate::gate::{Gate, Outcome, Reach, Slot};
 use crate::kernel::{priority, uprobe_events};
 use crate::target::memory::ProcessMemory;
 
@@ -38,10 +40,11 @@ pub fn run(pid: u32, parent: u32, parts: &[String]) -> io::Result<()> {
             PollFd::from_borrowed_fd(lifeline.as_fd(), PollFlags::IN),
             PollFd::new(&orders, PollFlags::IN),
         ];
-        poll(&mut events, None)?;
+        poll(&mut events, closer.patience().as_ref())?;
         if !events[1].revents().is_empty() {
             break;
         }
+        let orders_came = !events[2].revents().is_empty();
         // What is overdue comes before what is wanted.
         match rustix::io::read(&timer, &mut [0; 8]) {
             Ok(_) => closer.close(),
@@ -50,10 +53,12 @@ pub fn run(pid: u32, parent: u32, parts: &[String]) -> io::Result<()> {
             // Whoever runs before all others must not try for ever. Leaktrace starts another.
             Err(_) => break,
         }
-        if !events[2].revents().is_empty() && !closer.take_order()? {
+        closer.close_kept();
+        if orders_came && !closer.take_order()? {
             break;
         }
     }
+    closer.raw_until = None;
     closer.close();
     if closer.has_probes {
         uprobe_events::sweep_after(parent);
@@ -61,11 +66,16 @@ pub fn run(pid: u32, parent: u32, parts: &[String]) -> io::Result<()> {
     Ok(())
 }
 
+/// How long raw slots that are kept open stay so without another word.
+const KEPT: Duration = Duration::from_millis(100);
+
 /// What the guard closes.
 struct Closer {
     gate: Gate,
     spell: Spell,
     has_probes: bool,
+    /// Until when raw slots stay open, where they are kept so.
+    raw_until: Option<Instant>,
 }
 
 impl Closer {
@@ -80,19 +90,41 @@ impl Closer {
         Ok(Self {
             gate: Gate::new(Arc::new(memory), slots),
             has_probes: !probes.is_empty(),
+            raw_until: None,
             spell: Spell::new(pid, probes),
         })
     }
 
+    /// Closes what a window opens.
     fn close(&mut self) {
-        let was_open =
-            |outcome: &Outcome| matches!(outcome, Outcome::Written | Outcome::WrittenBehindHook);
-        // A target that is gone has no gate left to close.
-        let slots = self.gate.close().is_ok_and(|outcomes| outcomes.iter().any(was_open));
+        let reach = if self.raw_until.is_some() { Reach::Objects } else { Reach::All };
+        let slots = self.close_slots(reach);
         if self.spell.take_all() || slots {
             // Leaktrace may be stopped, with all that it can hold untold: it has been told then.
             let _ = tell(Message::Closed);
         }
+    }
+
+    /// Closes raw slots that were kept open for too long.
+    fn close_kept(&mut self) {
+        if self.raw_until.take_if(|until| Instant::now() >= *until).is_some()
+            && self.close_slots(Reach::Raw)
+        {
+            let _ = tell(Message::ClosedRaw);
+        }
+    }
+
+    /// Closes slots; returns whether any was open. A target that is gone has none left.
+    fn close_slots(&self, reach: Reach) -> bool {
+        let was_open =
+            |outcome: &Outcome| matches!(outcome, Outcome::Written | Outcome::WrittenBehindHook);
+        self.gate.close_all_of(reach).is_ok_and(|outcomes| outcomes.iter().any(was_open))
+    }
+
+    /// How long nothing needs to be closed unless the timer says so.
+    fn patience(&self) -> Option<Timespec> {
+        let left = self.raw_until?.saturating_duration_since(Instant::now());
+        Timespec::try_from(left).ok()
     }
 
     /// Follows one order and answers it; false where nobody gives any more.
@@ -102,6 +134,11 @@ impl Closer {
             return Ok(false);
         }
         let order = Order::from_byte(byte[0]).ok_or_else(unusable)?;
+        match order {
+            Order::KeepRaw => self.raw_until = Some(Instant::now() + KEPT),
+            Order::DropRaw => self.raw_until = None,
+            _ => {}
+        }
         let done = self.spell.follow(order).inspect_err(|_refused| {
             self.spell.take_all();
         });
@@ -117,22 +154,31 @@ fn tell(message: Message) -> io::Result<()> {
     Ok(())
 }
 
+/// What slots are called by.
+const RAW: &str = "raw";
+const OBJ: &str = "obj";
+
 fn unusable() -> io::Error {
     io::Error::new(io::ErrorKind::InvalidInput, "not what leaktrace starts its guard with")
 }
 
-/// `free:7f12aa00:55d0aa10:55d0aa08`: a function, the address of its table, its address, and that of its gate point.
+/// `obj.free:7f12aa00:55d0aa10:55d0aa08`: a function, the address of its table, its address, and that of its gate point.
 pub(super) fn to_argument(slot: &Slot) -> String {
-    let Slot { function, table, closed, open } = slot;
-    format!("{}:{table:x}:{closed:x}:{open:x}", function.name())
+    let Slot { function, table, closed, open, raw } = slot;
+    let domain = if *raw { RAW } else { OBJ };
+    format!("{domain}.{}:{table:x}:{closed:x}:{open:x}", function.name())
 }
 
 fn from_argument(text: &str) -> Option<Slot> {
     let mut parts = text.split(':');
-    let name = parts.next()?;
+    let (domain, name) = parts.next()?.split_once('.')?;
+    let raw = domain == RAW;
+    if !raw && domain != OBJ {
+        return None;
+    }
     let function = Function::ALL.into_iter().find(|function| function.name() == name)?;
     let mut number = || u64::from_str_radix(parts.next()?, 16).ok();
-    Some(Slot { function, table: number()?, closed: number()?, open: number()? })
+    Some(Slot { function, table: number()?, closed: number()?, open: number()?, raw })
 }
 
 #[cfg(test)]
@@ -143,9 +189,12 @@ mod tests {
 
     #[test]
     fn a_slot_that_was_written_down_is_read_again() {
-        let slot = Slot { function: Function::Realloc, table: u64::MAX, closed: 0, open: 0x10ab };
-        assert_eq!(from_argument(&to_argument(&slot)), Some(slot));
-        for text in ["", "free", "free:1:2", "trim:1:2:3", "free:1:2:x"] {
+        for raw in [false, true] {
+            let function = Function::Realloc;
+            let slot = Slot { function, table: u64::MAX, closed: 0, open: 0x10ab, raw };
+            assert_eq!(from_argument(&to_argument(&slot)), Some(slot));
+        }
+        for text in ["", "free", "free:1:2:3", "obj.free:1:2", "obj.trim:1:2:3", "mem.free:1:2:3"] {
             assert_eq!(from_argument(text), None, "{text}");
         }
     }

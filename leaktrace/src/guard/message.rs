@@ -5,8 +5,10 @@
 pub(super) enum Message {
     /// It can close the gate from now on.
     Ready,
-    /// It had to close something.
+    /// It had to close what a window had opened.
     Closed,
+    /// It had to close raw slots that were kept open.
+    ClosedRaw,
     /// An order was followed; or the error number of what was in the way, where that is not 0.
     Done(i32),
 }
@@ -20,6 +22,7 @@ impl Message {
             Self::Ready => (0, 0),
             Self::Closed => (1, 0),
             Self::Done(errno) => (2, errno),
+            Self::ClosedRaw => (3, 0),
         };
         let mut bytes = [0; Self::BYTES];
         bytes[0] = kind;
@@ -33,6 +36,7 @@ impl Message {
             0 => Some(Self::Ready),
             1 => Some(Self::Closed),
             2 => Some(Self::Done(i32::from_ne_bytes([a, b, c, d]))),
+            3 => Some(Self::ClosedRaw),
             _ => None,
         }
     }
@@ -44,7 +48,13 @@ mod tests {
 
     #[test]
     fn what_is_told_is_understood() {
-        for message in [Message::Ready, Message::Closed, Message::Done(0), Message::Done(3)] {
+        for message in [
+            Message::Ready,
+            Message::Closed,
+            Message::ClosedRaw,
+            Message::Done(0),
+            Message::Done(3),
+        ] {
             assert_eq!(Message::from_bytes(message.to_bytes()), Some(message));
         }
         assert_eq!(Message::from_bytes([9; Message::BYTES]), None);

@@ -47,8 +47,17 @@ pub struct Guard {
     child: Child,
     timer: OwnedFd,
     socket: OwnedFd,
-    /// Times that it had to close something, as it told and nobody asked so far.
-    closings: u64,
+    /// What it told and nobody asked for so far.
+    closings: Closings,
+}
+
+/// What the guard had to close.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Closings {
+    /// How often it was what a window had opened.
+    pub windows: u64,
+    /// How often it was raw slots that were kept open.
+    pub raw: u64,
 }
 
 impl Guard {
@@ -72,7 +81,7 @@ impl Guard {
             .stdin(Stdio::from(timer.try_clone()?))
             .stdout(Stdio::from(its))
             .spawn()?;
-        let mut guard = Self { child, timer, socket, closings: 0 };
+        let mut guard = Self { child, timer, socket, closings: Closings::default() };
         // From its first word on it can close the gate.
         guard.wait_for(|message| message == Message::Ready)?;
         Ok(guard)
@@ -107,8 +116,8 @@ impl Guard {
             }
             match self.receive()? {
                 Some(message) if wanted(message) => return Ok(message),
-                Some(Message::Closed) => self.closings += 1,
-                _ => {}
+                Some(message) => self.count(message),
+                None => {}
             }
         }
     }
@@ -149,12 +158,20 @@ impl Guard {
         Ok(())
     }
 
-    /// How often it found something open and closed it, since this was asked last.
-    pub fn closings(&mut self) -> u64 {
+    /// What it found open and closed, since this was asked last.
+    pub fn closings(&mut self) -> Closings {
         while let Ok(Some(message)) = self.receive() {
-            self.closings += u64::from(message == Message::Closed);
+            self.count(message);
         }
         std::mem::take(&mut self.closings)
+    }
+
+    fn count(&mut self, message: Message) {
+        match message {
+            Message::Closed => self.closings.windows += 1,
+            Message::ClosedRaw => self.closings.raw += 1,
+            Message::Ready | Message::Done(_) => {}
+        }
     }
 
     /// Whether it is still there: without it no gate may be opened.

@@ -53,7 +53,7 @@ impl SpellProbe {
     }
 }
 
-/// What leaktrace has the guard do with the probes. Each is answered by an error number, 0 for done.
+/// What leaktrace has the guard do. Each is answered by an error number, 0 for done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Order {
@@ -67,6 +67,10 @@ pub enum Order {
     TakeAll = b'F',
     /// Never put in those on the returns of obj and mem again, and take them out.
     ForgetObjReturns = b'r',
+    /// Leave the raw slots of the gate open for another 0.1 s, whatever the timer says.
+    KeepRaw = b'k',
+    /// Close them with the others again.
+    DropRaw = b'd',
 }
 
 impl Order {
@@ -77,6 +81,8 @@ impl Order {
             Self::TakeAllocations,
             Self::TakeAll,
             Self::ForgetObjReturns,
+            Self::KeepRaw,
+            Self::DropRaw,
         ]
         .into_iter()
         .find(|order| *order as u8 == byte)
@@ -117,6 +123,7 @@ impl Spell {
                 self.standing.retain(|(sees, _)| *sees != Sees::ObjReturns);
                 Ok(())
             }
+            Order::KeepRaw | Order::DropRaw => Ok(()),
         }
     }
 

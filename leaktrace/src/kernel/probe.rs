@@ -66,6 +66,15 @@ impl Probe {
         }
     }
 
+    /// Whether it is one of the raw table's functions.
+    #[must_use]
+    pub const fn is_raw(self) -> bool {
+        matches!(
+            self,
+            Self::RawMalloc | Self::RawCalloc | Self::RawRealloc | Self::RawFree | Self::RawReturn
+        )
+    }
+
     /// Whether it sits on returns.
     #[must_use]
     pub const fn is_return(self) -> bool {

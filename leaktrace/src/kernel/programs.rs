@@ -145,6 +145,16 @@ impl Programs {
         }
     }
 
+    /// As [`Self::detach`], and waits for nothing: the kernel takes some 0.1 s for each place. Uprobe events stay defined.
+    pub fn detach_behind(&mut self, probe: Probe) {
+        let Ok(program) = program(&mut self.ebpf, probe) else { return };
+        let links = self.links.remove(&probe).unwrap_or_default();
+        let links: Vec<_> =
+            links.into_iter().filter_map(|link| program.take_link(link).ok()).collect();
+        // Should the process end before this thread, the kernel does the same.
+        std::thread::spawn(move || drop(links));
+    }
+
     /// Takes `probe` off where it was put last.
     pub fn detach_last(&mut self, probe: Probe) {
         let last = self.links.get_mut(&probe).and_then(Vec::pop);

@@ -101,6 +101,8 @@ pub struct SessionInfo {
     pub window_overruns: u64,
     /// What closes those.
     pub window_closer: Option<&'static str>,
+    /// `exact` or `sampled`: the numbers of raw blocks.
+    pub raw_blocks: &'static str,
     /// Processes with a copy of its memory that it made, and how many of these have their gate closed.
     pub children: Option<(u64, u64)>,
 }
@@ -229,6 +231,7 @@ fn session(session: &SessionInfo, snapshot: &Snapshot, heap: &HeapInfo) -> Sessi
         events_lost: totals.events_lost,
         window_overruns: session.window_overruns,
         window_closer: session.window_closer,
+        raw_blocks: session.raw_blocks,
         heap_growth_explained_pct: heap.explained_pct.and_then(finite),
         self_check: heap.self_check.clone(),
         children_seen: session.children.map(|(seen, _)| seen),

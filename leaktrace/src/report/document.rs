@@ -87,6 +87,9 @@ pub struct Session {
     pub window_overruns: u64,
     /// What closes a window that does, whatever becomes of leaktrace: `kernel` or `guard`; null where there are none.
     pub window_closer: Option<&'static str>,
+    /// Whether the numbers of blocks of the raw domain, those over 512 bytes among them, are counts (`exact`) or estimates
+    /// (`sampled`).
+    pub raw_blocks: &'static str,
     /// Share of the heap's true growth that the sites explain.
     pub heap_growth_explained_pct: Option<f64>,
     /// What the trace could verify of itself; null where nothing was traced.

@@ -211,11 +211,8 @@ fn slots(place: &Place, point: Option<GatePoint>) -> Vec<Slot> {
     let Some(point) = point else { return Vec::new() };
     // A probe in the function itself sees calls as long as the table leads there; nothing is written for it.
     let open = if point.kind == Kind::Entry { place.address } else { point.address };
-    place
-        .tables
-        .iter()
-        .map(|&table| Slot { table, function: place.function, closed: place.address, open })
-        .collect()
+    let (function, closed, raw) = (place.function, place.address, place.probe.is_raw());
+    place.tables.iter().map(|&table| Slot { table, function, closed, open, raw }).collect()
 }
 
 impl Attached {
@@ -275,13 +272,6 @@ impl Attached {
     pub(super) fn cost_of(&self, probe: Probe) -> Cost {
         let its = self.seen.iter().filter(|(place, _)| place.probe == probe);
         its.filter_map(|(_, point)| point.map(|point| point.cost)).max().unwrap_or(Cost::Emulated)
-    }
-
-    /// Whether a slot leads to a function of the raw domain.
-    pub(super) fn is_raw(&self, slot: &Slot) -> bool {
-        let is_its = |place: &Place| place.address == slot.closed;
-        let raw = [Probe::RawMalloc, Probe::RawCalloc, Probe::RawRealloc, Probe::RawFree];
-        self.seen.iter().any(|(place, _)| is_its(place) && raw.contains(&place.probe))
     }
 
     /// Whether frees of the raw domain are seen.

@@ -24,6 +24,13 @@ enum Last {
 impl Session {
     /// Takes the records that are there. Returns how many, and not 0 while some wait for names.
     pub fn drain(&mut self) -> usize {
+        let drained = self.take_records();
+        self.admit_between();
+        drained
+    }
+
+    /// As [`Self::drain`], of a window whose blocks the caller sees to.
+    pub(super) fn take_records(&mut self) -> usize {
         let mut drained = 0;
         for _ in 0..ROUNDS {
             // A child goes on with its open gate until then.
@@ -77,7 +84,7 @@ impl Session {
             }
             // By a probe that a closed gate does not keep calls from.
             Told::Event(Event::Alloc(alloc))
-                if sampled.is_some_and(|windows| !windows.contains(alloc.head.at_ns)) => {}
+                if sampled.is_some_and(|windows| !windows.saw(&alloc.head)) => {}
             Told::Event(event) if window.contains(&at_ns(&event)) => aggregator.apply(&event),
             Told::Event(event) if attached.closes(&event) => unwanted.count(at_ns(&event), window),
             Told::Event(_) => {}

@@ -206,6 +206,7 @@ mod tests {
             table: table.as_ptr() as u64,
             closed: CLOSED,
             open: OPEN,
+            raw: false,
         };
         let free = &table[Function::Free.offset() as usize / 8];
         let mut gate = Gate::new(Arc::new(memory), vec![slot]);

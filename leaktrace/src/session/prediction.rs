@@ -56,12 +56,7 @@ impl Verification {
         }
     }
 
-    /// Whether the next look takes off the return probes, which takes the kernel some tenths of a second.
-    pub(super) fn detaches_next(&self) -> bool {
-        matches!(self, Self::Trusted { since } if since.elapsed() >= LAST_RETURNS)
-    }
-
-    /// Looks at the counts so far.
+    /// Looks at the counts so far. Returns whether return probes are not needed from now on.
     ///
     /// # Errors
     /// The kernel side cannot be told.
@@ -70,7 +65,7 @@ impl Verification {
         counters: &BTreeMap<Counter, u64>,
         programs: &mut Programs,
         warnings: &mut Vec<String>,
-    ) -> Result<(), SessionError> {
+    ) -> Result<bool, SessionError> {
         let count = |counter| counters.get(&counter).copied().unwrap_or(0);
         let (right, wrong) = (count(Counter::PredictionRight), count(Counter::PredictionWrong));
         match *self {
@@ -86,11 +81,12 @@ impl Verification {
                 *self = Self::Trusted { since: Instant::now() };
             }
             Self::Trusted { since } if since.elapsed() >= LAST_RETURNS => {
-                programs.detach(Probe::ObjReturn);
+                programs.detach_behind(Probe::ObjReturn);
                 *self = Self::Settled;
+                return Ok(true);
             }
             _ => {}
         }
-        Ok(())
+        Ok(false)
     }
 }

@@ -101,6 +101,7 @@ fn report_of(aggregator: &Aggregator, seconds: u64) -> Report {
             end: End::Duration,
             window_overruns: 0,
             window_closer: None,
+            raw_blocks: "exact",
             children: Some((3, 2)),
         },
         memory: MemoryInfo {

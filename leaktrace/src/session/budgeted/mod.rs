@@ -1,7 +1,10 @@
 //! Tracing that costs the target no more than its budget: windows, and what is known between them by looking.
 
 mod fresh;
+mod lane;
+mod limits;
 mod older;
+mod raw;
 mod sampling;
 mod sight;
 mod switch;
@@ -16,7 +19,7 @@ use super::cost::CostMeter;
 use super::heap::HeapCheck;
 use super::recognise::Target;
 use super::{Session, SessionError, now_ns};
-use crate::aggregator::{Aggregator, Born, OlderFrees, Sampled, Snapshot, Weight};
+use crate::aggregator::{Aggregator, Born, Domain, OlderFrees, Sampled, Snapshot, Weight};
 use crate::budget::Controller;
 use crate::cpython::census::{Census, Resident};
 use crate::gate::Gate;
@@ -24,10 +27,10 @@ use crate::inspector::{Allocators, Identity, Inspector};
 use crate::kernel::Programs;
 
 use fresh::Fresh;
+pub(super) use limits::Closer;
 use older::Older;
 use sampling::Sampling;
 use sight::Sight;
-pub(super) use windows::Closer;
 use windows::{Part, Parts, Windows};
 
 /// How often the sample of older blocks is looked at.
@@ -38,9 +41,6 @@ const OPENING_NS: f64 = 3_000.0;
 
 /// What a probe that is put in and taken out costs it: its memory map is locked and a page of its code copied, twice.
 const PUTTING_NS: f64 = 40_000.0;
-
-/// How long taking off a probe may take.
-const LONG_NS: u64 = 400_000_000;
 
 /// Memory that the sites of sampled blocks may take, as a share of all.
 const SAMPLED_SHARE: u64 = 8;
@@ -75,6 +75,8 @@ pub(super) struct Budgeted {
     /// Whether anything went unseen since the start.
     gaps: bool,
     fresh: Fresh,
+    /// Blocks of a window that were counted after it.
+    late: Vec<u64>,
 }
 
 /// What a budgeted session has come to, beside its sites.
@@ -90,6 +92,8 @@ pub struct Budget {
     pub overruns: u64,
     /// What closes a gate that is open for too long: `kernel` or `guard`.
     pub closer: &'static str,
+    /// Whether all blocks of the raw domain were seen, so that their numbers are exact.
+    pub whole_raw: bool,
 }
 
 impl Budgeted {
@@ -107,10 +111,9 @@ impl Budgeted {
         let now = now_ns();
         let opening_ns = OPENING_NS + attached.for_windows.len() as f64 * PUTTING_NS;
         let controller = Controller::new(budget_pct / 100.0, hit_ns, opening_ns, now);
-        let raw = |slot: &crate::gate::Slot| attached.is_raw(slot);
         let pid = target.process.pid();
         let parts = Parts { gate: &attached.gate, probes: attached.for_windows.clone() };
-        let windows = Windows::new(pid, parts, raw, controller, closer, programs)?;
+        let windows = Windows::new(pid, parts, (controller, budget_pct / 100.0), closer, programs)?;
         let class_shift = (target.pymalloc.usedpools != 0).then_some(target.pymalloc.class_shift);
         let allocators = Allocators { class_shift, glibc: target.has_glibc_heap() };
         let mut inspector =
@@ -128,6 +131,7 @@ impl Budgeted {
             older_looked_at: Duration::ZERO,
             gaps: false,
             fresh: Fresh::default(),
+            late: Vec::new(),
         })
     }
 
@@ -184,23 +188,60 @@ impl Budgeted {
 
     /// Takes in what `seen` counted of a part.
     pub(super) fn admit(&mut self, looked: &Looked, seen: &mut Aggregator) {
+        let (born, raw) = self.turn_over(seen, looked.part.ended_ns);
+        // In a window that goes on their frees will be seen.
+        if !self.windows.is_open() {
+            let on_their_way = looked.on_their_way.iter().filter(|address| !raw.contains(address));
+            on_their_way.for_each(|&address| seen.find_dead(address));
+        }
+        if looked.counts {
+            self.sampling.admit(&born, &looked.identities, &looked.part, seen);
+        } else {
+            born.iter().for_each(|&address| seen.find_dead(address));
+        }
+        self.admit_raw(&raw, looked.part.ended_ns, seen);
+    }
+
+    /// Takes in what `seen` counted between windows: raw blocks, where all of them are seen.
+    pub(super) fn admit_between(&mut self, seen: &mut Aggregator) {
+        let now = now_ns();
+        let (born, raw) = self.turn_over(seen, now);
+        // Of the window that has just ended, on their way until now.
+        self.late.extend(born);
+        self.admit_raw(&raw, now, seen);
+    }
+
+    /// Who died, and who was born: objects, and raw blocks where all of these are seen.
+    fn turn_over(&mut self, seen: &mut Aggregator, at_ns: u64) -> (Vec<u64>, Vec<u64>) {
         let mut turnover = seen.take_turnover();
+        self.sampling.died(&turnover.died, at_ns);
+        self.older.died(&turnover.died);
+        turnover.born.append(&mut self.late);
         // An address can have been handed out more than once.
         turnover.born.sort_unstable();
         turnover.born.dedup();
-        let now = looked.part.ended_ns;
-        self.sampling.died(&turnover.died, now);
-        self.older.died(&turnover.died);
         self.older.died(&turnover.born);
-        // In a window that goes on their frees will be seen.
-        if !self.windows.is_open() {
-            looked.on_their_way.iter().for_each(|&address| seen.find_dead(address));
-        }
-        if looked.counts {
-            self.sampling.admit(&turnover.born, &looked.identities, &looked.part, seen);
+        let is_raw = |address: &u64| {
+            let block = seen.block(*address);
+            block.is_some_and(|block| seen.site(block.site).is_some_and(|it| it.1 == Domain::Raw))
+        };
+        if self.windows.sees_all_raw() {
+            turnover.born.into_iter().partition(|address| !is_raw(address))
         } else {
-            turnover.born.iter().for_each(|&address| seen.find_dead(address));
+            (turnover.born, Vec::new())
         }
+    }
+
+    fn admit_raw(&mut self, raw: &[u64], at_ns: u64, seen: &Aggregator) {
+        if !raw.is_empty() {
+            let part = self.windows.seen_part(at_ns);
+            self.sampling.admit(raw, &FxHashMap::default(), &part, seen);
+        }
+    }
+
+    /// Probes on returns of obj and mem are not needed any more.
+    pub(super) fn forget_obj_returns(&mut self) {
+        self.windows.forget_obj_returns();
     }
 
     /// Whatever is due now and then.
@@ -239,13 +280,15 @@ impl Budgeted {
         end: Option<&Census>,
         at_ns: u64,
     ) -> Option<Estimated> {
-        if !self.gaps {
+        let whole_raw = self.windows.sees_all_raw();
+        if self.is_whole() {
             return None;
         }
         let seen = seen.snapshot(at_ns);
         let counts = heap.first().zip(end);
         let born = counts.map(|(start, end)| self.older.born(start, end));
-        let (mut snapshot, living) = self.sampling.sampled.estimate(&seen, born.as_ref());
+        let (mut snapshot, living) =
+            self.sampling.sampled.estimate(&seen, born.as_ref(), whole_raw);
         // Frees go unseen all the time, and nothing is counted by them.
         snapshot.totals.missed_frees = 0;
         let gone = counts.map(|(start, _)| self.older.gone(start));
@@ -253,6 +296,11 @@ impl Budgeted {
         let bytes = |blocks: &Born| blocks.iter().map(|(&class, n)| class as f64 * n).sum::<f64>();
         let net_pool_bytes = gone.map(|gone| (bytes(&living) - bytes(&gone)).round() as i64);
         Some(Estimated { snapshot, net_pool_bytes })
+    }
+
+    /// Whether nothing went unseen since the start.
+    const fn is_whole(&self) -> bool {
+        !self.gaps && !self.windows.lane.has_fallen()
     }
 
     /// What it has come to.
@@ -266,6 +314,7 @@ impl Budgeted {
                 Closer::Kernel => "kernel",
                 Closer::Guard => "guard",
             },
+            whole_raw: self.windows.sees_all_raw() || self.is_whole(),
         }
     }
 
@@ -343,16 +392,40 @@ impl Session {
     /// # Errors
     /// The gate cannot be opened, or must not be.
     pub fn step(&mut self) -> Result<(), SessionError> {
-        let Some(budgeted) = &mut self.budgeted else { return Ok(()) };
-        let opened = budgeted.open(&self.attached.gate, &mut self.programs);
-        let looked = match opened {
-            Ok(true) => self.look_at_window(false),
-            other => other.map(|_| ()),
-        };
-        match looked {
+        match self.see_to_raw().and_then(|()| self.see_to_window()) {
             // The target is gone, which the next tick tells.
             Err(SessionError::Gate(_)) => Ok(()),
             other => other,
+        }
+    }
+
+    fn see_to_window(&mut self) -> Result<(), SessionError> {
+        let Some(budgeted) = &mut self.budgeted else { return Ok(()) };
+        if budgeted.open(&self.attached.gate, &mut self.programs)? {
+            self.look_at_window(false)?;
+        }
+        Ok(())
+    }
+
+    /// Where raw calls have become too many, they are seen in windows from now on.
+    fn see_to_raw(&mut self) -> Result<(), SessionError> {
+        let Some(budgeted) = &mut self.budgeted else { return Ok(()) };
+        if budgeted.windows.tend_lane(&self.attached.gate, &mut self.programs)? {
+            return Ok(());
+        }
+        // What was seen until then was all there was.
+        self.look_at_window(true)?;
+        self.drain();
+        match &mut self.budgeted {
+            Some(budgeted) => budgeted.windows.end_lane(&self.programs),
+            None => Ok(()),
+        }
+    }
+
+    /// Takes in what was counted between windows.
+    pub(super) fn admit_between(&mut self) {
+        if let Some(budgeted) = self.budgeted.as_mut().filter(|it| !it.windows.is_open()) {
+            budgeted.admit_between(&mut self.aggregator);
         }
     }
 
@@ -371,8 +444,10 @@ impl Session {
         let Some(looked) = budgeted.look(end, target, &attached.gate, programs)? else {
             return Ok(());
         };
-        self.aggregator.weigh(looked.weight());
-        self.drain();
+        let weight = looked.weight();
+        let raw = if budgeted.windows.sees_all_raw() { Weight::ONE } else { weight };
+        self.aggregator.weigh(weight, raw);
+        self.take_records();
         if let Some(budgeted) = &mut self.budgeted {
             budgeted.admit(&looked, &mut self.aggregator);
         }
@@ -383,14 +458,6 @@ impl Session {
     #[must_use]
     pub fn is_in_window(&self) -> bool {
         self.budgeted.as_ref().is_some_and(|budgeted| budgeted.windows.is_open())
-    }
-
-    /// The probes on returns of obj and mem are about to be taken off, which takes long; an open window is not looked at
-    /// meanwhile.
-    pub(super) fn leave_window_alone(&mut self) -> Result<(), SessionError> {
-        let Some(budgeted) = &mut self.budgeted else { return Ok(()) };
-        budgeted.windows.forget_obj_returns();
-        budgeted.windows.leave_alone(LONG_NS, &mut self.programs)
     }
 
     pub(super) fn tick_budget(&mut self) {

@@ -3,8 +3,8 @@
 use std::io;
 
 use super::super::now_ns;
-use crate::gate::Gate;
-use crate::guard::{Guard, Order, Sees, SpellProbe};
+use crate::gate::{Gate, Reach};
+use crate::guard::{Closings, Guard, Order, Sees, SpellProbe};
 
 /// How long it may take to put probes in or out: the kernel may have to wait until others have done with it.
 const SWITCHING_NS: u64 = 30_000_000;
@@ -54,32 +54,36 @@ impl Switch {
         if self.probes.is_empty() { 0 } else { SWITCHING_NS }
     }
 
-    /// Opens everything, frees first; `count` is called before allocations.
+    /// Opens what is in `reach`, and all probes, frees first; `count` is called before allocations.
     ///
     /// # Errors
     /// The target or the guard is gone. What could be opened is closed again, by the guard if need be.
     pub(super) fn open<T>(
         &mut self,
-        gate: &Gate,
+        (gate, reach): (&Gate, Reach),
         count: impl FnOnce() -> T,
     ) -> io::Result<Opened<T>> {
-        let opened = self.open_in_turn(gate, count);
+        let opened = self.open_in_turn((gate, reach), count);
         opened.inspect_err(|_gone| {
-            let _ = gate.close();
+            let _ = gate.close_all_of(reach);
             self.order(Order::TakeAll, |_| true);
         })
     }
 
-    fn open_in_turn<T>(&mut self, gate: &Gate, count: impl FnOnce() -> T) -> io::Result<Opened<T>> {
+    fn open_in_turn<T>(
+        &mut self,
+        (gate, reach): (&Gate, Reach),
+        count: impl FnOnce() -> T,
+    ) -> io::Result<Opened<T>> {
         if self.has(|sees| sees == Sees::Frees) {
             self.guard.order(Order::PutFrees)?;
         }
-        let frees = gate.open_frees()?;
+        let frees = gate.open_frees(reach)?;
         let (counted, since_ns) = (count(), now_ns());
         if self.has(|sees| sees != Sees::Frees) {
             self.guard.order(Order::PutAllocations)?;
         }
-        let allocations = gate.open_allocations()?;
+        let allocations = gate.open_allocations(reach)?;
         Ok(Opened { since_ns, counted, all: frees && allocations })
     }
 
@@ -92,8 +96,8 @@ impl Switch {
     ///
     /// # Errors
     /// The target is gone.
-    pub(super) fn close_allocations(&mut self, gate: &Gate) -> io::Result<()> {
-        let closed = gate.close_allocations();
+    pub(super) fn close_allocations(&mut self, gate: &Gate, reach: Reach) -> io::Result<()> {
+        let closed = gate.close_allocations(reach);
         self.order(Order::TakeAllocations, |sees| sees == Sees::Allocations);
         closed
     }
@@ -102,8 +106,8 @@ impl Switch {
     ///
     /// # Errors
     /// The target is gone.
-    pub(super) fn close_frees(&mut self, gate: &Gate) -> io::Result<()> {
-        let closed = gate.close_frees();
+    pub(super) fn close_frees(&mut self, gate: &Gate, reach: Reach) -> io::Result<()> {
+        let closed = gate.close_frees(reach);
         self.order(Order::TakeAll, |_| true);
         closed
     }
@@ -130,9 +134,27 @@ impl Switch {
         self.guard.disarm()
     }
 
-    /// How often the guard found something open and closed it, or was gone, since this was asked last.
-    pub(super) fn closings(&mut self) -> u64 {
-        self.guard.closings() + std::mem::take(&mut self.failures)
+    /// Has the guard leave raw slots open for another moment; false where it cannot.
+    pub(super) fn keep_raw(&mut self) -> bool {
+        self.guard.order(Order::KeepRaw).is_ok()
+    }
+
+    /// Has the guard close raw slots with all others again.
+    pub(super) fn drop_raw(&mut self) {
+        self.order(Order::DropRaw, |_| true);
+    }
+
+    /// What the guard found open and closed, since this was asked last. A guard that is gone has closed everything.
+    pub(super) fn closings(&mut self) -> Closings {
+        let Closings { windows, raw } = self.guard.closings();
+        let failures = std::mem::take(&mut self.failures);
+        Closings { windows: windows + failures, raw: raw + failures }
+    }
+
+    /// Whether all calls of raw functions come by the gate.
+    pub(super) fn has_raw_in(&self, gate: &Gate) -> bool {
+        let mut raw = gate.slots().iter().filter(|slot| slot.raw).peekable();
+        raw.peek().is_some() && raw.all(crate::gate::Slot::moves)
     }
 
     fn has(&self, wanted: impl Fn(Sees) -> bool) -> bool {
@@ -141,9 +163,8 @@ impl Switch {
 
     /// Has the guard take out probes, where it has any that are `meant`.
     fn order(&mut self, order: Order, meant: impl Fn(Sees) -> bool) {
-        if self.has(meant)
-            && let Err(error) = self.guard.order(order)
-        {
+        let is_meant = self.has(meant) || order == Order::DropRaw;
+        if is_meant && let Err(error) = self.guard.order(order) {
             tracing::debug!("the guard does not follow {order:?}: {error}");
             self.failures += 1;
         }

@@ -2,22 +2,18 @@
 
 use std::time::Duration;
 
-use leaktrace_common::config::windows;
-use leaktrace_common::window::{GateSlot, GateSlots, Window, channel};
+use leaktrace_common::event::Head;
+use leaktrace_common::window::channel;
 
 use super::super::{SessionError, now_ns};
+use super::lane::Lane;
+use super::limits::{Closer, gate_slots, hits};
 use super::switch::Switch;
-use crate::aggregator::Weight;
+use crate::aggregator::{Domain, Weight};
 use crate::budget::{Controller, Limits, Spell};
-use crate::gate::{Gate, Slot};
+use crate::gate::Gate;
 use crate::guard::SpellProbe;
-use crate::kernel::{Programs, features};
-
-/// How much longer than allocations the frees of a window may be seen: until what survived it was looked at.
-const FREES_NS: u64 = 500_000;
-
-/// How long the guard waits beyond that before it closes the gate itself.
-const LATE_NS: u64 = 500_000;
+use crate::kernel::Programs;
 
 /// How long a window that goes on may be open without anybody having looked at it.
 const UNATTENDED_NS: u64 = 20_000_000;
@@ -48,30 +44,6 @@ const DENSE_WORK: f64 = 0.1;
 
 /// Between parts of one window there is no gap but that between two readings of the clock.
 const GAP_NS: f64 = 100_000.0;
-
-/// What closes a gate that is open for too long.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in super::super) enum Closer {
-    /// The hit that finds it so, and the guard.
-    Kernel,
-    /// The guard alone: this kernel forbids BPF programs to write into a process.
-    Guard,
-}
-
-impl Closer {
-    /// What this kernel permits.
-    pub(in super::super) fn find() -> Self {
-        if features::may_write_into_processes() { Self::Kernel } else { Self::Guard }
-    }
-
-    /// As the configuration of the programs has it.
-    pub(in super::super) const fn windows(self) -> u64 {
-        match self {
-            Self::Kernel => windows::CLOSED,
-            Self::Guard => windows::COUNTED,
-        }
-    }
-}
 
 /// What a window, or a part of one that goes on, has come to.
 #[derive(Clone, Copy, Debug)]
@@ -106,7 +78,12 @@ pub(super) struct Parts<'a> {
 /// The windows of one target.
 pub(in super::super) struct Windows {
     pub(super) controller: Controller,
-    switch: Switch,
+    pub(super) switch: Switch,
+    pub(super) lane: Lane,
+    /// What the kernel side was told last of the raw slots that stay open.
+    pub(super) lane_id: u64,
+    /// Whether the guard closed these.
+    pub(super) raw_closed_by_others: bool,
     pub(super) closer: Closer,
     open: Option<Open>,
     opens_at_ns: u64,
@@ -120,7 +97,7 @@ pub(in super::super) struct Windows {
     hits_at_close: u64,
     /// Hits while the gate was closed, where they were many.
     strays: u64,
-    last_id: u64,
+    pub(super) last_id: u64,
     parts: u32,
     open_ns: u64,
     /// Whether the open window was closed, in part or as a whole, by the kernel side or by the guard.
@@ -139,19 +116,21 @@ impl Windows {
     pub(super) fn new(
         pid: u32,
         Parts { gate, probes }: Parts<'_>,
-        raw: impl Fn(&Slot) -> bool,
-        controller: Controller,
+        (controller, share): (Controller, f64),
         closer: Closer,
         programs: &mut Programs,
     ) -> Result<Self, SessionError> {
         for (index, of_raw) in [(channel::OBJ, false), (channel::RAW, true)] {
-            let slots = gate.slots().iter().filter(|slot| slot.moves() && raw(slot) == of_raw);
+            let slots = gate.slots().iter().filter(|slot| slot.moves() && slot.raw == of_raw);
             programs.windows.set_gate(index, &gate_slots(slots))?;
         }
         let switch = Switch::new(pid, gate, probes).map_err(SessionError::Guard)?;
         let now = now_ns();
         Ok(Self {
             controller,
+            lane: Lane::new(share, switch.has_raw_in(gate), now),
+            lane_id: 0,
+            raw_closed_by_others: false,
             switch,
             closer,
             open: None,
@@ -177,6 +156,7 @@ impl Windows {
     /// How long nothing needs to be done.
     pub(super) fn idle(&self) -> Duration {
         let until = self.open.map_or(self.opens_at_ns, |open| open.looks_at_ns);
+        let until = self.lane.tend_at_ns().map_or(until, |at_ns| until.min(at_ns));
         Duration::from_nanos(until.saturating_sub(now_ns()))
     }
 
@@ -198,14 +178,18 @@ impl Windows {
         programs: &mut Programs,
     ) -> Result<(), SessionError> {
         self.switch.revive(gate).map_err(SessionError::Guard)?;
+        if self.lane.is_waiting() {
+            self.open_lane(gate, programs)?;
+        }
         let limits = self.controller.open();
         self.last_id += 1;
-        let before = hits(programs)?;
+        let before = self.hits(programs)?;
         let until_hit = before + limits.hits;
         self.book_strays(before, gate);
         let switching_ns = self.switch.switching_ns();
         self.limit(programs, limits.length_ns + switching_ns, limits.hits)?;
-        let opened = self.switch.open(gate, || hits(programs));
+        let (reach, kept) = (self.reach(), self.lane.is_open());
+        let opened = self.switch.open((gate, reach), || hits(programs, kept));
         // One that cannot be opened is not tried again at once.
         self.opens_at_ns = now_ns() + RETRY_NS;
         let opened = opened.map_err(|error| {
@@ -242,25 +226,38 @@ impl Windows {
         let closed_ns = now_ns().saturating_sub(self.closed_ns).max(1);
         if strays as f64 * 1e9 / closed_ns as f64 > MANY_STRAYS {
             self.strays += strays;
-            let _ = gate.close();
+            let _ = gate.close_all_of(self.reach());
         }
     }
 
-    /// Whether a birth at this time was in a window, or on its way when it was closed.
-    pub(in super::super) fn contains(&self, at_ns: u64) -> bool {
-        at_ns >= self.opened_ns && (self.open.is_some() || at_ns < self.closed_ns + ON_THEIR_WAY_NS)
+    /// Raw hits, so many so far, are counted in windows from now on.
+    pub(super) fn count_raw_from_now_on(&mut self, raw: u64) {
+        self.hits_at_close += raw;
+        if let Some(open) = &mut self.open {
+            open.since_hits += raw;
+            open.until_hit += raw;
+        }
     }
 
-    /// The window that is open, if there is one, will not be looked at for so long.
-    pub(super) fn leave_alone(
-        &mut self,
-        ns: u64,
-        programs: &mut Programs,
-    ) -> Result<(), SessionError> {
-        match self.open {
-            Some(open) => self.limit(programs, ns, open.until_hit.saturating_sub(open.since_hits)),
-            None => Ok(()),
-        }
+    /// Takes note of what the guard had to close.
+    pub(super) fn note_closings(&mut self) {
+        let closings = self.switch.closings();
+        self.closed_by_others |= closings.windows > 0 && self.open.is_some();
+        self.raw_closed_by_others |= closings.raw > 0;
+    }
+
+    pub(super) fn next_part(&mut self) -> u32 {
+        self.parts += 1;
+        self.parts
+    }
+
+    /// Whether a birth was in a window, or on its way when it was closed; or a raw one while all of these are seen.
+    pub(in super::super) fn saw(&self, birth: &Head) -> bool {
+        let at_ns = birth.at_ns;
+        let is_raw = Domain::of_event(birth.domain) == Domain::Raw;
+        let was_on_its_way = at_ns < self.closed_ns + ON_THEIR_WAY_NS;
+        is_raw && self.lane.contains(at_ns)
+            || at_ns >= self.opened_ns && (self.open.is_some() || was_on_its_way)
     }
 
     /// Probes on returns of obj and mem are not needed any more.
@@ -284,7 +281,7 @@ impl Windows {
                 return Ok(());
             }
             std::thread::sleep(Duration::from_nanos(clamp(nap).min(left)));
-            let hits = hits(programs)?;
+            let hits = self.hits(programs)?;
             if hits >= until_hit {
                 return Ok(());
             }
@@ -304,7 +301,7 @@ impl Windows {
         programs: &mut Programs,
     ) -> Result<Option<(Part, bool)>, SessionError> {
         let Some(open) = self.open else { return Ok(None) };
-        let (hits, now) = (hits(programs)?, now_ns());
+        let (hits, now) = (self.hits(programs)?, now_ns());
         let by_hits = hits >= open.until_hit;
         let spell = Spell {
             hits: hits.saturating_sub(open.since_hits),
@@ -314,8 +311,8 @@ impl Windows {
         self.controller.book(spell);
         let part = self.part(&spell, open.since_ns, now);
         let more = if by_hits { 0 } else { self.controller.prolonged(now) };
-        self.closed_by_others |=
-            self.switch.closings() > 0 || self.was_closed(programs, open.id)?;
+        self.note_closings();
+        self.closed_by_others |= self.was_closed(programs, open.id)?;
         let goes_on = more > 0 && !self.closed_by_others && self.switch.is_open(gate);
         // What was booked is not booked again, whether it goes on or not.
         self.open = Some(Open {
@@ -343,11 +340,10 @@ impl Windows {
         let work = if dense { open * DENSE_WORK } else { work };
         let gap = since_ns.saturating_sub(self.ended_ns) as f64;
         self.ended_ns = now;
-        self.parts += 1;
         self.open_ns += spell.open_ns;
         let weight = if gap < GAP_NS { 1.0 } else { (gap + open) / work };
         Part {
-            number: self.parts,
+            number: self.next_part(),
             weight: Weight { births: weight.round().max(1.0) as u64, dense: dense && weight > 1.0 },
             ended_ns: now,
         }
@@ -365,17 +361,19 @@ impl Windows {
         before_frees: impl FnOnce(&mut Programs),
     ) -> Result<bool, SessionError> {
         let Some(open) = self.open.take() else { return Ok(false) };
-        let closed = self.switch.close_allocations(gate);
+        let reach = self.reach();
+        let closed = self.switch.close_allocations(gate, reach);
         before_frees(programs);
-        let closed = closed.and(self.switch.close_frees(gate)).map_err(SessionError::Gate);
+        let closed = closed.and(self.switch.close_frees(gate, reach)).map_err(SessionError::Gate);
         let now = now_ns();
         if closed.is_ok() {
             self.switch.disarm().map_err(SessionError::Guard)?;
         }
-        let by_others = self.switch.closings() > 0 || self.was_closed(programs, open.id)?;
-        let overrun = std::mem::take(&mut self.closed_by_others) || by_others;
+        self.note_closings();
+        let by_kernel = self.was_closed(programs, open.id)?;
+        let overrun = std::mem::take(&mut self.closed_by_others) || by_kernel;
         self.overruns += u64::from(overrun);
-        let hits = hits(programs)?;
+        let hits = self.hits(programs)?;
         (self.hits_at_close, self.closed_ns) = (hits, now);
         // Frees, from the end of the last part on.
         self.controller.book(Spell {
@@ -392,37 +390,6 @@ impl Windows {
         }
         self.opens_at_ns = now + self.controller.wait_ns(now, fastrand::f64());
         closed.map(|()| !overrun)
-    }
-
-    /// Sets until when the window may be open: first for the guard, which needs nobody.
-    fn limit(
-        &mut self,
-        programs: &mut Programs,
-        length_ns: u64,
-        most: u64,
-    ) -> Result<(), SessionError> {
-        let allocations_until_ns = now_ns() + length_ns;
-        let until_ns = allocations_until_ns + FREES_NS + self.switch.switching_ns();
-        self.switch.arm(until_ns + LATE_NS).map_err(SessionError::Guard)?;
-        if self.closer == Closer::Kernel {
-            for index in [channel::OBJ, channel::RAW] {
-                let allocations_until_hit = programs.windows.passed(index)?.hits + most;
-                let window = Window {
-                    id: self.last_id,
-                    allocations_until_ns,
-                    allocations_until_hit,
-                    until_ns,
-                    until_hit: allocations_until_hit + most,
-                };
-                programs.windows.set(index, &window)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn was_closed(&self, programs: &Programs, id: u64) -> Result<bool, SessionError> {
-        let closed = |index| programs.windows.passed(index).map(|passed| passed.closed == id);
-        Ok(closed(channel::OBJ)? || closed(channel::RAW)?)
     }
 
     /// Seconds that the gate was open, as a share of all since the start.
@@ -478,23 +445,4 @@ impl Windows {
 
 fn clamp(nap_ns: u64) -> u64 {
     nap_ns.clamp(*NAP_NS.start(), *NAP_NS.end())
-}
-
-fn hits(programs: &Programs) -> Result<u64, SessionError> {
-    Ok(programs.windows.passed(channel::OBJ)?.hits + programs.windows.passed(channel::RAW)?.hits)
-}
-
-fn gate_slots<'a>(slots: impl Iterator<Item = &'a Slot>) -> GateSlots {
-    use crate::cpython::tables::Slot as Function;
-    let (frees, allocations): (Vec<&Slot>, Vec<&Slot>) =
-        slots.partition(|slot| slot.function == Function::Free);
-    let mut gate = GateSlots {
-        allocations: allocations.len() as u64,
-        all: (allocations.len() + frees.len()) as u64,
-        ..GateSlots::default()
-    };
-    for (place, slot) in gate.slots.iter_mut().zip(allocations.into_iter().chain(frees)) {
-        *place = GateSlot { address: slot.address(), open: slot.open, closed: slot.closed };
-    }
-    gate
 }

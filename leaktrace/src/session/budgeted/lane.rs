@@ -1,0 +1,157 @@
+//! The raw domain's slots of the gate: open all the time, for as long as their hits are within their share of the budget.
+//!
+//! Blocks over 512 bytes are few beside objects, and hold most of the memory: as long as all of their allocations and frees
+//! are seen, their numbers are exact, whatever goes unseen of objects. Once it was too much they are sampled in windows like
+//! the others, for the rest of the trace.
+
+use crate::budget::Account;
+
+/// The part of the budget that raw hits may take.
+const SHARE: f64 = 0.5;
+
+/// For how long that may be saved up: a budget holds over any ten seconds.
+const SAVED_NS: f64 = 10e9;
+
+/// How often it is looked at.
+const TEND_EVERY_NS: u64 = 30_000_000;
+
+/// How it stands with the raw slots.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// They are like any others.
+    None,
+    /// They are to be opened with the first window.
+    Waiting,
+    /// They are open.
+    Open {
+        /// Since when.
+        since_ns: u64,
+    },
+    /// They were open once.
+    Fallen {
+        /// The time.
+        since_ns: u64,
+        /// And its end.
+        until_ns: u64,
+    },
+}
+
+/// The raw slots of one target.
+#[derive(Clone, Debug)]
+pub(super) struct Lane {
+    state: State,
+    account: Account,
+    hits: u64,
+    tended_ns: u64,
+}
+
+impl Lane {
+    /// For a budget of `share` of the target's time. Not `possible` where raw functions are not all seen by the gate alone.
+    pub(super) fn new(share: f64, possible: bool, now_ns: u64) -> Self {
+        let state = if possible { State::Waiting } else { State::None };
+        let mut account = Account::new(share * SHARE, share * SHARE * SAVED_NS, now_ns);
+        // What comes at the very beginning does not end it at once.
+        account.save_up();
+        Self { state, account, hits: 0, tended_ns: now_ns }
+    }
+
+    /// Whether the slots are to be opened now, and stay open.
+    pub(super) fn is_waiting(&self) -> bool {
+        self.state == State::Waiting
+    }
+
+    pub(super) fn is_open(&self) -> bool {
+        matches!(self.state, State::Open { .. })
+    }
+
+    /// Whether all raw calls since the trace began were seen.
+    pub(super) fn is_whole(&self) -> bool {
+        self.is_waiting() || self.is_open()
+    }
+
+    /// Whether some raw calls since the trace began went unseen, after others were seen all the time.
+    pub(super) const fn has_fallen(&self) -> bool {
+        matches!(self.state, State::Fallen { .. })
+    }
+
+    /// The slots are open from `now_ns` on, after so many hits.
+    pub(super) fn open(&mut self, now_ns: u64, hits: u64) {
+        self.state = State::Open { since_ns: now_ns };
+        (self.tended_ns, self.hits) = (now_ns, hits);
+    }
+
+    /// The slots are closed, and are like any others from now on.
+    pub(super) fn fall(&mut self, now_ns: u64) {
+        if let State::Open { since_ns } = self.state {
+            self.state = State::Fallen { since_ns, until_ns: now_ns };
+        } else {
+            self.state = State::None;
+        }
+    }
+
+    /// When it is to be looked at next, if ever.
+    pub(super) fn tend_at_ns(&self) -> Option<u64> {
+        self.is_open().then_some(self.tended_ns + TEND_EVERY_NS)
+    }
+
+    /// Takes note of all hits so far, each of which costs `hit_ns`. Returns how many are new, and whether there may be more.
+    pub(super) fn tend(&mut self, now_ns: u64, hits: u64, hit_ns: f64) -> (u64, bool) {
+        let new = hits.saturating_sub(self.hits);
+        (self.hits, self.tended_ns) = (hits, now_ns);
+        self.account.spend(new as f64 * hit_ns);
+        (new, self.account.balance_ns(now_ns) >= 0.0)
+    }
+
+    /// How many hits are paid for.
+    pub(super) fn left(&mut self, now_ns: u64, hit_ns: f64) -> u64 {
+        (self.account.balance_ns(now_ns) / hit_ns).max(1.0) as u64
+    }
+
+    /// Whether a raw call was seen for certain at this time.
+    pub(super) fn contains(&self, at_ns: u64) -> bool {
+        match self.state {
+            State::None | State::Waiting => false,
+            State::Open { since_ns } => at_ns >= since_ns,
+            State::Fallen { since_ns, until_ns } => (since_ns..until_ns).contains(&at_ns),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Lane;
+
+    const SECOND_NS: u64 = 1_000_000_000;
+
+    #[test]
+    fn it_stays_open_while_its_hits_are_within_half_of_the_budget() {
+        let mut lane = Lane::new(0.01, true, 0);
+        assert!(lane.is_waiting() && lane.is_whole());
+        lane.open(0, 7);
+        // 4 ms of each second.
+        for second in 1..100 {
+            let (new, goes_on) = lane.tend(second * SECOND_NS, 7 + second * 1_000, 4_000.0);
+            assert_eq!(new, 1_000);
+            assert!(goes_on, "{second}");
+        }
+        assert!(lane.contains(5) && lane.is_whole());
+    }
+
+    #[test]
+    fn a_burst_is_paid_for_and_a_flood_ends_it() {
+        let mut lane = Lane::new(0.01, true, 0);
+        lane.open(0, 0);
+        // 45 ms at once: within what ten seconds may cost.
+        assert!(lane.tend(30_000_000, 11_000, 4_000.0).1);
+        assert!(!lane.tend(60_000_000, 22_000, 4_000.0).1);
+        lane.fall(60_000_000);
+        assert!(!lane.is_whole() && lane.tend_at_ns().is_none());
+        assert!(lane.contains(59_999_999) && !lane.contains(60_000_000));
+    }
+
+    #[test]
+    fn without_a_gate_for_all_of_them_there_is_none() {
+        let lane = Lane::new(0.01, false, 0);
+        assert!(!lane.is_waiting() && !lane.is_whole() && !lane.contains(0));
+    }
+}
