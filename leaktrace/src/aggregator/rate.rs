@@ -32,6 +32,14 @@ impl Rate {
         let ends = [-NORMAL_95, NORMAL_95].map(|z| estimate * gamma(shape, z) / effective);
         Self { estimate, low: ends[0].min(ends[1]), high: ends[0].max(ends[1]) }
     }
+
+    /// The same rate, of which a `share` may be off by a `factor` either way.
+    #[must_use]
+    pub fn loosened(self, share: f64, factor: f64) -> Self {
+        let (less, more) = (1.0 - share + share / factor, 1.0 - share + share * factor);
+        let ends = [self.low, self.high].map(|end| [end * less, end * more]);
+        Self { low: ends[0][0].min(ends[0][1]), high: ends[1][0].max(ends[1][1]), ..self }
+    }
 }
 
 /// The quantile of Gamma(`shape`, 1) that is the normal distribution's at `z`.
@@ -56,5 +64,10 @@ mod tests {
         let falling = Rate::of(-5.0, 100.0);
         assert!(falling.low < -5.0 && falling.high > -5.0);
         assert_eq!(Rate::of(0.0, 0.0), Rate::default());
+        let rate = Rate { estimate: 10.0, low: 8.0, high: 13.0 };
+        assert_eq!(rate.loosened(0.0, 10.0), rate);
+        assert_eq!(rate.loosened(1.0, 10.0), Rate { estimate: 10.0, low: 0.8, high: 130.0 });
+        let falling = Rate { estimate: -10.0, low: -13.0, high: -8.0 };
+        assert_eq!(falling.loosened(1.0, 10.0), Rate { estimate: -10.0, low: -130.0, high: -0.8 });
     }
 }

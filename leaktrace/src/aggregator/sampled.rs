@@ -80,6 +80,8 @@ struct Scale {
     dense: f64,
     classes: BTreeMap<u64, f64>,
     others: f64,
+    /// Whether the heap was counted.
+    counted: bool,
 }
 
 /// Everything that is known of sampled blocks.
@@ -222,7 +224,9 @@ impl Sampled {
         shown.points = points;
         shown.ages_ns = ages(&born, passed_ns);
         shown.counts = counts(shown, scaled, bytes);
-        let (blocks_per_s, bytes_per_s) = rates;
+        let loose = scale.loose_share(blocks);
+        let (blocks_per_s, bytes_per_s) =
+            (rates.0.loosened(loose, LOOSE), rates.1.loosened(loose, LOOSE));
         let blocks = blocks.len() as u64;
         shown.sampling = Some(Sampling { blocks, effective, blocks_per_s, bytes_per_s });
     }
@@ -295,7 +299,7 @@ impl Scale {
     /// says of that class, as far as enough of it was sampled.
     fn of<'a>(blocks: impl Iterator<Item = &'a Survivor> + Clone, born: Option<&Born>) -> Self {
         let Some(born) = born else {
-            return Self { dense: 1.0, classes: BTreeMap::new(), others: 1.0 };
+            return Self { dense: 1.0, classes: BTreeMap::new(), others: 1.0, counted: false };
         };
         let pooled = |dense: bool| -> f64 {
             blocks
@@ -306,7 +310,7 @@ impl Scale {
         };
         let all: f64 = born.values().sum();
         let (sparse, dense) = (pooled(false), pooled(true));
-        let mut scale = Self { dense: 1.0, classes: BTreeMap::new(), others: 1.0 };
+        let mut scale = Self { dense: 1.0, classes: BTreeMap::new(), others: 1.0, counted: true };
         if dense > 0.0 && all > sparse {
             scale.dense = (all - sparse) / dense;
         }
@@ -326,6 +330,20 @@ impl Scale {
         scale
     }
 
+    /// The share of `blocks` that come from dense windows and are of no size class that the heap's count knows: nothing says
+    /// what those windows stand for.
+    fn loose_share(&self, blocks: &[&Survivor]) -> f64 {
+        let sum = |loose: bool| -> f64 {
+            let is_loose = |block: &Survivor| {
+                block.weight.dense && !(self.counted && self.classes.contains_key(&block.class))
+            };
+            let wanted = blocks.iter().filter(|block| !loose || is_loose(block));
+            wanted.map(|block| self.blocks(block)).sum()
+        };
+        let all = sum(false);
+        if all > 0.0 { sum(true) / all } else { 0.0 }
+    }
+
     /// What a block stands for by its window.
     fn window(&self, block: &Survivor) -> f64 {
         let Weight { births, dense } = block.weight;
@@ -338,6 +356,9 @@ impl Scale {
         self.window(block) * class
     }
 }
+
+/// How far what is taken for a dense window's own work may be off, either way.
+const LOOSE: f64 = 10.0;
 
 /// Samples of a size class that are few.
 const FEW: f64 = 3.0;
