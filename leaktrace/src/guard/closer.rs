@@ -66,8 +66,9 @@ pub fn run(pid: u32, parent: u32, parts: &[String]) -> io::Result<()> {
     Ok(())
 }
 
-/// How long raw slots that are kept open stay so without another word.
-const KEPT: Duration = Duration::from_millis(100);
+/// How long raw slots that are kept open stay so without another word: a busy host may hold leaktrace back for a while, and
+/// they are kept only where their calls are few.
+const KEPT: Duration = Duration::from_millis(300);
 
 /// What the guard closes.
 struct Closer {

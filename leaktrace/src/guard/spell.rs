@@ -67,7 +67,7 @@ pub enum Order {
     TakeAll = b'F',
     /// Never put in those on the returns of obj and mem again, and take them out.
     ForgetObjReturns = b'r',
-    /// Leave the raw slots of the gate open for another 0.1 s, whatever the timer says.
+    /// Leave the raw slots of the gate open for another moment, whatever the timer says.
     KeepRaw = b'k',
     /// Close them with the others again.
     DropRaw = b'd',

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 use std::os::fd::AsFd as _;
 use std::path::Path;
+use std::thread::JoinHandle;
 
 use aya::maps::{Array, HashMap, MapData, PerCpuArray, RingBuf};
 use aya::programs::uprobe::{UProbe, UProbeLinkId, UProbeScope};
@@ -37,6 +38,7 @@ pub struct Programs {
     pub windows: Windows,
     links: BTreeMap<Probe, Vec<UProbeLinkId>>,
     uprobe_events: Option<UprobeEvents>,
+    detaching: Option<JoinHandle<()>>,
     log: Option<EbpfLogger<&'static dyn log::Log>>,
 }
 
@@ -69,7 +71,16 @@ impl Programs {
         } else {
             None
         };
-        Ok(Self { ebpf, events, forks, windows, links: BTreeMap::new(), uprobe_events: None, log })
+        Ok(Self {
+            ebpf,
+            events,
+            forks,
+            windows,
+            links: BTreeMap::new(),
+            uprobe_events: None,
+            detaching: None,
+            log,
+        })
     }
 
     /// Puts `probe` on the instruction at `offset` of `file`, for the process `pid`.
@@ -145,14 +156,22 @@ impl Programs {
         }
     }
 
-    /// As [`Self::detach`], and waits for nothing: the kernel takes some 0.1 s for each place. Uprobe events stay defined.
+    /// As [`Self::detach`], and waits for nothing: the kernel takes some 0.1 s for each place. Uprobe events stay defined;
+    /// none can be put in or taken out meanwhile, as the kernel does these things one after the other: see
+    /// [`Self::is_detaching`].
     pub fn detach_behind(&mut self, probe: Probe) {
         let Ok(program) = program(&mut self.ebpf, probe) else { return };
         let links = self.links.remove(&probe).unwrap_or_default();
         let links: Vec<_> =
             links.into_iter().filter_map(|link| program.take_link(link).ok()).collect();
         // Should the process end before this thread, the kernel does the same.
-        std::thread::spawn(move || drop(links));
+        self.detaching = Some(std::thread::spawn(move || drop(links)));
+    }
+
+    /// Whether probes are being taken off behind the scenes.
+    #[must_use]
+    pub fn is_detaching(&self) -> bool {
+        self.detaching.as_ref().is_some_and(|thread| !thread.is_finished())
     }
 
     /// Takes `probe` off where it was put last.

@@ -165,10 +165,8 @@ impl Session {
     /// The maps of the kernel side cannot be read any more.
     pub fn tick(&mut self) -> Result<Option<End>, SessionError> {
         let counters = self.programs.counters()?;
-        if self.verification.tick(&counters, &mut self.programs, &mut self.warnings)?
-            && let Some(budgeted) = &mut self.budgeted
-        {
-            budgeted.forget_obj_returns();
+        if self.verification.tick(&counters, &mut self.programs, &mut self.warnings)? {
+            self.forget_obj_returns()?;
         }
         self.aggregator.set_losses(lost(&counters));
         self.aggregator.sample(now_ns());

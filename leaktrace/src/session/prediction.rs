@@ -81,7 +81,6 @@ impl Verification {
                 *self = Self::Trusted { since: Instant::now() };
             }
             Self::Trusted { since } if since.elapsed() >= LAST_RETURNS => {
-                programs.detach_behind(Probe::ObjReturn);
                 *self = Self::Settled;
                 return Ok(true);
             }

@@ -24,7 +24,7 @@ use crate::budget::Controller;
 use crate::cpython::census::{Census, Resident};
 use crate::gate::Gate;
 use crate::inspector::{Allocators, Identity, Inspector};
-use crate::kernel::Programs;
+use crate::kernel::{Probe, Programs, priority};
 
 use fresh::Fresh;
 pub(super) use limits::Closer;
@@ -109,6 +109,10 @@ impl Budgeted {
     ) -> Result<Self, SessionError> {
         let Share { budget_pct, max_memory, hit_ns } = share;
         let now = now_ns();
+        // Windows that nobody ends in time tell nothing.
+        if let Err(error) = priority::before_others() {
+            tracing::debug!("leaktrace runs like any other process: {error}");
+        }
         let opening_ns = OPENING_NS + attached.for_windows.len() as f64 * PUTTING_NS;
         let controller = Controller::new(budget_pct / 100.0, hit_ns, opening_ns, now);
         let pid = target.process.pid();
@@ -149,7 +153,7 @@ impl Budgeted {
         gate: &Gate,
         programs: &mut Programs,
     ) -> Result<bool, SessionError> {
-        if self.windows.is_due() {
+        if self.windows.is_due() && !self.windows.must_wait_for(programs) {
             self.windows.open(gate, programs)?;
         }
         Ok(self.windows.is_open() && self.windows.idle().is_zero())
@@ -237,11 +241,6 @@ impl Budgeted {
             let part = self.windows.seen_part(at_ns);
             self.sampling.admit(raw, &FxHashMap::default(), &part, seen);
         }
-    }
-
-    /// Probes on returns of obj and mem are not needed any more.
-    pub(super) fn forget_obj_returns(&mut self) {
-        self.windows.forget_obj_returns();
     }
 
     /// Whatever is due now and then.
@@ -458,6 +457,17 @@ impl Session {
     #[must_use]
     pub fn is_in_window(&self) -> bool {
         self.budgeted.as_ref().is_some_and(|budgeted| budgeted.windows.is_open())
+    }
+
+    /// Takes off the probes on returns of obj and mem, which are not needed any more.
+    pub(super) fn forget_obj_returns(&mut self) -> Result<(), SessionError> {
+        // What stands in the target could not be taken out meanwhile.
+        self.look_at_window(true)?;
+        if let Some(budgeted) = &mut self.budgeted {
+            budgeted.windows.forget_obj_returns();
+        }
+        self.programs.detach_behind(Probe::ObjReturn);
+        Ok(())
     }
 
     pub(super) fn tick_budget(&mut self) {

@@ -11,7 +11,7 @@ use crate::gate::{Gate, Reach};
 use crate::kernel::Programs;
 
 /// How long the slots stay open without another word: as long as the guard leaves them.
-const KEPT_NS: u64 = 100_000_000;
+const KEPT_NS: u64 = 300_000_000;
 
 /// Numbers of the windows that the kernel side is told of the raw slots: far from those of real ones.
 const FIRST_ID: u64 = 1 << 62;

@@ -168,6 +168,11 @@ impl Windows {
         self.open.is_none() && now_ns() >= self.opens_at_ns
     }
 
+    /// Whether probes cannot be put in yet.
+    pub(super) fn must_wait_for(&self, programs: &Programs) -> bool {
+        self.switch.switching_ns() > 0 && programs.is_detaching()
+    }
+
     /// Opens the gate, and waits until the window has had its hits or its time.
     ///
     /// # Errors
