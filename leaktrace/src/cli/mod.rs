@@ -70,7 +70,7 @@ enum TypedCommand {
     Trace(TraceFlags),
     /// List the CPythons that run here, and which can be traced
     Ps(PsFlags),
-    /// Start a small leaking service and trace it: what to run first
+    /// Start a small leaking service and trace every call of it: what to run first
     Demo(DemoFlags),
     /// Find what a killed leaktrace left behind in a process and its children, and put it right
     Doctor(DoctorFlags),
