@@ -47,7 +47,8 @@ pub fn leaktrace(arguments: &[&str]) -> Command {
 }
 
 impl Tracer {
-    /// Starts tracing `pid` with a JSON report, and waits for the line that says that it does.
+    /// Starts tracing `pid` with a JSON report, and waits for the line that says that it does. Every call is traced
+    /// (`--exact`), as most tests compare what was seen with what there was, unless `arguments` name a budget.
     ///
     /// # Panics
     /// It does not come to that.
@@ -58,12 +59,29 @@ impl Tracer {
         tracer
     }
 
-    /// Starts tracing `pid` with a JSON report, and waits for nothing.
+    /// As [`Self::start`], the way a user does it who says nothing of what it may cost.
+    ///
+    /// # Panics
+    /// It does not come to that.
+    #[must_use]
+    pub fn start_by_default(pid: u32, arguments: &[&str]) -> Self {
+        let mut tracer = Self::spawn_by_default(pid, arguments);
+        tracer.wait_until_tracing();
+        tracer
+    }
+
+    /// As [`Self::start`], but waits for nothing.
     ///
     /// # Panics
     /// It does not start.
     #[must_use]
     pub fn spawn(pid: u32, arguments: &[&str]) -> Self {
+        let names_a_budget = arguments.iter().any(|argument| argument.starts_with("--budget"));
+        let exact: &[&str] = if names_a_budget { &[] } else { &["--exact"] };
+        Self::spawn_by_default(pid, &[arguments, exact].concat())
+    }
+
+    fn spawn_by_default(pid: u32, arguments: &[&str]) -> Self {
         let pid = pid.to_string();
         let mut command = leaktrace(&["--pid", &pid, "--format", "json"]);
         command.args(arguments);

@@ -25,13 +25,23 @@ fn rate_between(before: &Value, after: &Value, key: &str) -> f64 {
     of(key) / of("at_s")
 }
 
-fn trace(target: &mut Target, arguments: &[&str], traced: Duration) -> (Report, f64, f64) {
-    let tracer = Tracer::start(target.pid, arguments);
+/// Traces as a user does who says nothing of what it may cost.
+fn trace(target: &mut Target, traced: Duration) -> (Report, f64, f64) {
+    let tracer = Tracer::start_by_default(target.pid, &[]);
     let before = target.ask("count");
     sleep(traced);
     let after = target.ask("count");
     let report = tracer.stop();
     (report, rate_between(&before, &after, "kept"), rate_between(&before, &after, "done"))
+}
+
+/// Asserts that the report is of a trace that keeps to one percent.
+fn assert_default(report: &Report) {
+    let session = &report.0["session"];
+    assert_eq!(
+        (session["mode"].as_str(), session["budget_pct"].as_f64()),
+        (Some("budget"), Some(1.0))
+    );
 }
 
 #[test]
@@ -42,7 +52,7 @@ fn a_leak_in_a_hot_target_is_named_and_measured_within_the_budget() {
     for python in some() {
         let mut target = Target::start(&python, "hot.py", &["50"]);
         let slots = Slots::of(target.pid);
-        let (report, kept, _) = trace(&mut target, &["--budget", "1%"], TRACED);
+        let (report, kept, _) = trace(&mut target, TRACED);
         let first = report.sites().next().expect("there are sites");
         let growth = first.number("growth_blocks_per_s");
         let figures = json!({
@@ -54,7 +64,7 @@ fn a_leak_in_a_hot_target_is_named_and_measured_within_the_budget() {
         });
         println!("{}: {figures}", python.version);
         record("budget", &python, figures);
-        assert_eq!(report.0["session"]["mode"], "budget");
+        assert_default(&report);
         assert_eq!(first.line(), leaking_line("hot.py"), "{}", report.warnings());
         assert_eq!(first.verdict(), "leaking", "{:?}", first.0["evidence"]);
         assert!((growth / kept - 1.0).abs() < 0.25, "{growth} of {kept}");
@@ -74,12 +84,13 @@ fn a_quiet_target_is_traced_all_the_time() {
     }
     for python in some() {
         let mut target = Target::start(&python, "hot.py", &["0"]);
-        let (report, _, done) = trace(&mut target, &["--budget", "1%"], Duration::from_secs(10));
+        let (report, _, done) = trace(&mut target, Duration::from_secs(10));
         let fraction = report.number("/session/traced_fraction");
         let overhead = report.number("/session/overhead_pct");
         println!("{}: {done:.0} rounds/s, {fraction}, {overhead} %", python.version);
         assert!(fraction >= 0.99, "{fraction}");
         assert!(overhead < 1.05, "{overhead}");
+        assert_default(&report);
         assert!(target.finish().success());
     }
 }
@@ -121,7 +132,7 @@ fn a_target_that_cannot_be_let_by_is_refused_with_a_way_out() {
     let Some(python) = debian_python() else { return };
     let target = Target::start_with(&python, "hot.py", &["0"], &[("PYTHONMALLOC", "debug")]);
     let pid = target.pid.to_string();
-    let output = leaktrace(&["--pid", &pid, "--budget", "1%"]).output().expect("leaktrace runs");
+    let output = leaktrace(&["--pid", &pid]).output().expect("leaktrace runs");
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(said.lines().count() == 1 && said.contains("--exact"), "{said}");

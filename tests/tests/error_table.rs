@@ -59,6 +59,7 @@ fn of_usage() -> Vec<Row> {
         row("two selectors", &["--pid", "1", "--unit", "shop"], &[]),
         row("a broken pattern", &["--name", "("], &[]),
         row("too few digits of a container's id", &["--container", "012"], &[]),
+        row("`--budget-total` without `--follow`", &["--pid", "1", "--budget-total", "1%"], &[]),
         row("`--exact` with `--budget`", &["--pid", "1", "--exact", "--budget", "1%"], &[]),
     ]
 }
@@ -121,8 +122,8 @@ fn of_a_target() -> Vec<Row> {
     ));
     drop(tracer.stop());
     rows.push(row(
-        "no gate to close between windows, with `--budget`",
-        &["--pid", &pids[0], "--budget", "1%", "--no-gate"],
+        "no gate to close between windows, without `--exact`",
+        &["--pid", &pids[0], "--no-gate"],
         &names,
     ));
     let (line, code) = said(leaktrace(&["--name", &mark]), &[]);

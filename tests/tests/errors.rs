@@ -156,6 +156,8 @@ fn what_makes_no_sense_on_the_command_line_is_one_line() {
         "--pid 1 --duration 3parsecs",
         "--pid 1 --budget 0",
         "--pid 1 --budget 1% --exact",
+        "--pid 1 --budget-total 1%",
+        "--pid 1 --follow --exact --budget-total 1%",
         "--pid 1 --fail-on stable",
         "--pid 1 --bogus",
         "doctor",

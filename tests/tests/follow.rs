@@ -237,7 +237,8 @@ fn a_family_is_followed_from_within_its_own_pid_namespace() {
     let path = format!("/proc/{0}/task/{0}/children", target.pid);
     let inside = fs::read_to_string(path).expect("it lives").trim().to_owned();
     let mut command = Command::new("nsenter");
-    let plain = leaktrace_tests::leaktrace(&["--pid", "1", "--format", "json", "--follow"]);
+    let plain =
+        leaktrace_tests::leaktrace(&["--pid", "1", "--format", "json", "--follow", "--exact"]);
     command.args(["--target", &inside, "--mount", "--pid"]);
     command.arg(plain.get_program()).args(plain.get_args());
     let mut tracer = Tracer::spawn_command(command);
@@ -255,6 +256,45 @@ fn a_family_is_followed_from_within_its_own_pid_namespace() {
         assert_eq!(reports(&followed, pid).len(), 1, "{pid}");
     }
     assert_eq!(target.ask("reap")["reaped"], 2);
+}
+
+#[test]
+fn all_processes_together_keep_to_a_total_and_have_more_of_it_when_others_end() {
+    if !can_trace() {
+        return;
+    }
+    let line = leaking_line("workers.py");
+    for python in [Some(any_python()), pythons().pop()].into_iter().flatten() {
+        let mut target = Target::start(&python, "workers.py", &["3"]);
+        let mut tracer = Tracer::start(target.pid, &["--follow", "--budget-total", "1%"]);
+        tracer.wait_until_tracing_all(4);
+        std::thread::sleep(Duration::from_secs(10));
+        // Two of three.
+        let (one, other) = (pid(&target.ask("end"), "pid"), pid(&target.ask("end"), "pid"));
+        std::thread::sleep(Duration::from_secs(15));
+        let followed = stop(tracer);
+        let processes = followed.0["processes"].as_array().expect("an array").iter().cloned();
+        let costs: Vec<(Value, f64)> = processes
+            .map(|it| (it["target"]["pid"].clone(), Report(it).number("/session/overhead_pct")))
+            .collect();
+        let total = followed.number("/overhead_total_pct");
+        eprintln!("{}: {costs:?}, {total} in all", python.version);
+        assert_eq!(costs.len(), 4);
+        assert!(costs.iter().map(|(_, cost)| cost).sum::<f64>() <= 1.1);
+        assert_eq!(followed.number("/budget_total_pct"), 1.0);
+        assert!(total > 0.0 && total <= 1.1, "{total}");
+        // A quarter of one percent while there were four, half of it while there were two.
+        let cost = |wanted: &dyn Fn(&Value) -> bool| {
+            costs.iter().filter(|(pid, _)| wanted(pid)).map(|(_, cost)| *cost).fold(0.0, f64::max)
+        };
+        let ended = cost(&|pid| *pid == one || *pid == other);
+        let left = cost(&|pid| *pid != one && *pid != other);
+        assert!(ended > 0.1 && left > 1.2 * ended, "{left} and {ended}");
+        let first = Site(&followed.0["merged"]["sites"][0]);
+        assert_eq!(first.line(), line, "{}", warnings(&followed));
+        check_schema(&followed.0);
+        assert!(target.finish().success());
+    }
 }
 
 /// A gunicorn; `None` where it is not installed.

@@ -70,6 +70,7 @@ fn assert_whole(report: &Report, python: &str) {
     let seen = of_first_line(report);
     assert!((BLOCKS..BLOCKS + MORE).contains(&seen), "{python}: {seen}");
     let session = &report.0["session"];
+    assert_eq!(session["mode"], "exact", "{python}");
     assert_eq!(session["end"], "target_exited", "{python}");
     assert_eq!(session["exit_status"], serde_json::json!({ "code": CODE, "signal": null }));
 }
@@ -88,6 +89,22 @@ fn every_python_is_seen_from_its_first_line_on_and_its_exit_code_is_reported() {
         assert!(said.contains("tracer 0"), "ptrace has let go of it: {said}");
         assert_whole(&run.report(), &python.version);
     }
+}
+
+#[test]
+fn a_command_is_traced_within_a_budget_if_that_is_asked_for() {
+    if !can_trace() {
+        return;
+    }
+    let path = python().path.display().to_string();
+    let mut run = Run::of(&[&path, &script(), "print"], &["--budget", "2%"]);
+    assert_eq!(run.output().status.code(), Some(0));
+    let session = &run.report().0["session"];
+    assert_eq!(
+        (session["mode"].as_str(), session["budget_pct"].as_f64()),
+        (Some("budget"), Some(2.0))
+    );
+    assert_eq!(session["exit_status"]["code"], CODE);
 }
 
 #[test]

@@ -25,6 +25,13 @@ impl Account {
         self.balance_ns = self.most_ns;
     }
 
+    /// From `now_ns` on another share is paid in, up to another bound. What was saved before or is owed stays so.
+    pub fn set_share(&mut self, share: f64, most_ns: f64, now_ns: u64) {
+        self.balance_ns(now_ns);
+        (self.share, self.most_ns) = (share, most_ns);
+        self.balance_ns = self.balance_ns.min(most_ns);
+    }
+
     /// What may be spent at `now_ns`; negative where too much was.
     pub fn balance_ns(&mut self, now_ns: u64) -> f64 {
         let passed = now_ns.saturating_sub(self.at_ns) as f64;
@@ -80,5 +87,16 @@ mod tests {
             "no more than the bound is waited for"
         );
         assert!((account.spent_ns() - 500.0).abs() < 1e-9);
+    }
+    #[test]
+    fn another_share_counts_from_when_it_is_set() {
+        let mut account = Account::new(0.01, 1_000.0, 0);
+        account.spend(50.0);
+        account.set_share(0.001, 300.0, 10_000);
+        assert!((account.balance_ns(20_000) - 60.0).abs() < 1e-9);
+        assert_eq!(account.wait_ns(20_000, 160.0), 100_000);
+        account.balance_ns(1_000_000);
+        account.set_share(0.01, 100.0, 1_000_000);
+        assert!((account.balance_ns(1_000_000) - 100.0).abs() < 1e-9, "the bound holds at once");
     }
 }

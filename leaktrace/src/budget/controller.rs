@@ -66,9 +66,15 @@ impl Controller {
     /// and closing a window `opening_ns`.
     #[must_use]
     pub fn new(share: f64, hit_ns: f64, opening_ns: f64, now_ns: u64) -> Self {
-        let most = (share * SAVED_NS).max((window_ns(share, opening_ns) + opening_ns) * 1.5);
-        let account = Account::new(share, most, now_ns);
+        let account = Account::new(share, most_ns(share, opening_ns), now_ns);
         Self { share, opening_ns, account, hit_ns: hit_ns.max(1.0), bound_ns: f64::INFINITY }
+    }
+
+    /// Another budget from `now_ns` on. A window that is due already may still come at the old one's time; what that is too
+    /// much or too little for the new one, the next ones make up for.
+    pub fn set_share(&mut self, share: f64, now_ns: u64) {
+        self.share = share;
+        self.account.set_share(share, most_ns(share, self.opening_ns), now_ns);
     }
 
     /// What a hit costs, as it was measured lately.
@@ -123,6 +129,11 @@ impl Controller {
     pub const fn spent_ns(&self) -> f64 {
         self.account.spent_ns()
     }
+}
+
+/// What may be saved up at a budget.
+fn most_ns(share: f64, opening_ns: f64) -> f64 {
+    (share * SAVED_NS).max((window_ns(share, opening_ns) + opening_ns) * 1.5)
 }
 
 /// What the hits of a window may cost at a budget.
@@ -198,6 +209,18 @@ mod tests {
             let made = if second % 2 == 0 { &quiet } else { &burst };
             let (lost, _) = run(&mut controller, made, second * 1_000_000_000, 1.0);
             assert!(lost <= 0.0125, "{lost} in second {second}");
+        }
+    }
+
+    #[test]
+    fn another_budget_holds_from_when_it_is_set() {
+        let made = Made { rate: 8e6, cost_ns: 2_000.0 };
+        let mut controller = Controller::new(0.01, 2_200.0, 3_000.0, 0);
+        for (from_s, share) in [(0, 0.01), (10, 0.0025), (20, 0.05), (30, 0.01)] {
+            let from_ns = from_s * 1_000_000_000;
+            controller.set_share(share, from_ns);
+            let (lost, _) = run(&mut controller, &made, from_ns, 10.0);
+            assert!(lost <= share * 1.03 && lost > share * 0.7, "{lost} of {share}");
         }
     }
 

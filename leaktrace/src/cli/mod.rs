@@ -30,10 +30,14 @@ pub const STARTER: &str = "__start";
 /// The command by which leaktrace starts the guard of a gate; not for people.
 pub const GUARD: &str = "__guard";
 
+/// Percent of its time that tracing costs a running process, unless the user says otherwise.
+pub const DEFAULT_BUDGET_PCT: f64 = 1.0;
+
 const EXIT_CODES: &str = "\
-Without --duration the trace runs until Ctrl-C or the target's end. Every allocation and every free costs the target a \
-trap meanwhile: a service that allocates without pause runs at a fraction of its speed. With --budget 1% it loses one \
-percent of it, and the numbers are estimates.
+Without --duration the trace runs until Ctrl-C or the target's end. It costs a running process one percent of its time \
+at most (--budget): what allocates little is seen in full, of the rest samples, and the numbers are estimates. With \
+--exact every call is seen, and a service that allocates without pause runs at a fraction of its speed; a command that \
+leaktrace starts is traced so, unless --budget says otherwise.
 
 Exit codes: 0 done (also when the target ended, or a signal ended the tracing), 1 error, 2 usage, 10 --fail-on matched.";
 
@@ -66,7 +70,7 @@ enum TypedCommand {
     Trace(TraceFlags),
     /// List the CPythons that run here, and which can be traced
     Ps(PsFlags),
-    /// Start a small leaking service and trace it: what to run first
+    /// Start a small leaking service and trace every call of it: what to run first
     Demo(DemoFlags),
     /// Find what a killed leaktrace left behind in a process and its children, and put it right
     Doctor(DoctorFlags),
@@ -86,12 +90,15 @@ struct TraceFlags {
     /// How long to trace: 30s, 10m, 12h; without it until Ctrl-C or the target's end
     #[arg(long, value_name = "TIME", value_parser = units::duration)]
     duration: Option<Duration>,
-    /// Trace every allocation and free, whatever that costs the target: what is done without --budget
+    /// Trace every allocation and free, whatever that costs the target [default for a CMD]
     #[arg(long)]
     exact: bool,
-    /// Cost the target no more than this share of its time: trace in short windows, and estimate the rest
+    /// Cost a process no more than this share of its time: trace in short windows, and estimate the rest [default: 1%]
     #[arg(long, value_name = "PERCENT", value_parser = units::percent)]
     budget: Option<f64>,
+    /// With --follow, cost all processes together no more than this: each gets an equal part of it, up to --budget
+    #[arg(long, value_name = "PERCENT", value_parser = units::percent, requires = "follow")]
+    budget_total: Option<f64>,
     /// Trace the children as well, those that are there and those still to come, and report on all together
     #[arg(long)]
     follow: bool,
@@ -304,8 +311,10 @@ pub struct TraceOptions {
     pub duration: Option<Duration>,
     /// Whether the gate may be opened.
     pub gate: bool,
-    /// Percent of the target's time that tracing may cost; `None` to trace every call at any cost.
+    /// Percent of a process's time that tracing may cost; `None` to trace every call at any cost.
     pub budget_pct: Option<f64>,
+    /// What it may cost all processes together then, added up; `None` where each has its budget for itself.
+    pub budget_total_pct: Option<f64>,
     /// Whether its descendants are traced as well.
     pub follow: bool,
     /// How many processes are traced at the same time then.
@@ -375,9 +384,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, c
 }
 
 fn check_trace(flags: TraceFlags) -> Result<Command, clap::Error> {
-    if flags.budget.is_some() && flags.exact {
-        return Err(usage("--budget and --exact exclude each other"));
-    }
+    let budget_pct = budget(&flags)?;
     Ok(Command::Trace(TraceOptions {
         target: match flags.command.is_empty() {
             true => Subject::Running(wanted(flags.target)?),
@@ -385,7 +392,8 @@ fn check_trace(flags: TraceFlags) -> Result<Command, clap::Error> {
         },
         duration: flags.duration,
         gate: !flags.no_gate,
-        budget_pct: flags.budget,
+        budget_pct,
+        budget_total_pct: flags.budget_total,
         follow: flags.follow,
         max_processes: flags.max_processes.get() as usize,
         report: ReportOptions {
@@ -398,6 +406,22 @@ fn check_trace(flags: TraceFlags) -> Result<Command, clap::Error> {
         max_memory: flags.max_memory,
         bpf_log: flags.bpf_log,
     }))
+}
+
+/// What a process may be made to pay. A command that leaktrace starts is nobody's service yet, and whoever has it traced
+/// from its first line on wants all of it: it pays whatever that takes, unless a budget is asked for.
+fn budget(flags: &TraceFlags) -> Result<Option<f64>, clap::Error> {
+    let asked = flags.budget.or(flags.budget_total.map(|_| DEFAULT_BUDGET_PCT));
+    match (asked, flags.exact) {
+        (Some(_), true) if flags.budget.is_some() => {
+            Err(usage("--budget and --exact exclude each other"))
+        }
+        (Some(_), true) => Err(usage("--budget-total and --exact exclude each other")),
+        (None, true) => Ok(None),
+        (asked, false) => {
+            Ok(asked.or_else(|| flags.command.is_empty().then_some(DEFAULT_BUDGET_PCT)))
+        }
+    }
 }
 
 fn wanted(flags: TargetFlags) -> Result<Wanted, clap::Error> {

@@ -25,6 +25,9 @@ fn what_makes_no_sense_is_a_usage_error() {
         "leaktrace --pid 1 --budget 0",
         "leaktrace --pid 1 --budget 101%",
         "leaktrace --pid 1 --budget 1 --exact",
+        "leaktrace --pid 1 --budget-total 1",
+        "leaktrace --pid 1 --follow --budget-total 0",
+        "leaktrace --pid 1 --follow --budget-total 1 --exact",
         "leaktrace --pid 1 --duration 3parsecs",
         "leaktrace --pid 1 --fail-on stable",
         "leaktrace doctor",
@@ -73,15 +76,49 @@ fn what_follows_two_dashes_is_a_command_as_it_stands() {
     }
 }
 
+/// What a process may be made to pay, and all of them together.
+fn budgets(flags: &str) -> (Option<f64>, Option<f64>) {
+    let Command::Trace(options) = parse_line(flags).unwrap() else { panic!("{flags}") };
+    (options.budget_pct, options.budget_total_pct)
+}
+
 #[test]
-fn a_budget_is_a_percentage_with_or_without_its_sign() {
-    for (flag, percent) in
-        [("--budget 1%", Some(1.0)), ("--budget 0.5", Some(0.5)), ("--exact", None)]
-    {
-        let line = format!("leaktrace --pid 1 {flag}");
-        let Command::Trace(options) = parse_line(&line).unwrap() else { panic!("{line}") };
-        assert_eq!(options.budget_pct, percent, "{line}");
+fn a_running_process_loses_one_percent_unless_something_else_is_said() {
+    for (flags, percent) in [
+        ("", Some(DEFAULT_BUDGET_PCT)),
+        (" --follow", Some(1.0)),
+        (" --budget 5%", Some(5.0)),
+        (" --budget 0.5", Some(0.5)),
+        (" --exact", None),
+    ] {
+        assert_eq!(budgets(&format!("leaktrace --pid 1{flags}")), (percent, None), "{flags}");
     }
+}
+
+#[test]
+fn a_command_is_traced_exactly_unless_a_budget_is_asked_for() {
+    for (flags, percents) in [
+        ("", (None, None)),
+        (" --exact", (None, None)),
+        (" --budget 2%", (Some(2.0), None)),
+        (" --follow --budget-total 3%", (Some(1.0), Some(3.0))),
+    ] {
+        assert_eq!(budgets(&format!("leaktrace{flags} -- python3 x.py")), percents, "{flags}");
+    }
+}
+
+#[test]
+fn a_total_is_for_processes_that_are_traced_together_within_a_budget() {
+    assert_eq!(budgets("leaktrace --pid 1 --follow --budget-total 2"), (Some(1.0), Some(2.0)));
+    let both = "leaktrace --pid 1 --follow --budget 0.5% --budget-total 2%";
+    assert_eq!(budgets(both), (Some(0.5), Some(2.0)));
+}
+
+#[test]
+fn the_help_names_the_default_budget() {
+    use clap::CommandFactory as _;
+    let help = Typed::command().render_help().to_string();
+    assert!(help.contains(&format!("[default: {DEFAULT_BUDGET_PCT}%]")), "{help}");
 }
 
 #[test]

@@ -49,7 +49,9 @@ pub(super) fn run(options: &DemoOptions) -> anyhow::Result<u8> {
             target: Subject::Running(Wanted::Pid(pid)),
             duration: Some(options.duration),
             gate: true,
+            // The service has nobody to serve: every call is traced, and the report shows all of it.
             budget_pct: None,
+            budget_total_pct: None,
             follow: false,
             max_processes: 1,
             report: report_options.clone(),

@@ -38,7 +38,7 @@ async fn trace(
     signals: &mut Signals,
 ) -> anyhow::Result<u8> {
     let session = trace::start(started.pid(), options, signals).await?;
-    trace::announce(&session);
+    trace::announce_session(&session, options);
     started.let_run(signals)?;
     let mut traced = trace::until_end(session, options, signals).await?;
     traced.warnings.extend(started.warning());

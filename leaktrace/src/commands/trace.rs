@@ -47,7 +47,7 @@ pub(super) fn deliver(
 pub(super) async fn trace(pid: NonZeroU32, options: &TraceOptions) -> anyhow::Result<Traced> {
     let mut signals = Signals::listen()?;
     let session = start(pid.get(), options, &mut signals).await?;
-    announce(&session);
+    announce_session(&session, options);
     until_end(session, options, &mut signals).await
 }
 
@@ -94,11 +94,19 @@ pub(super) async fn until_end(
 }
 
 /// The line that scripts wait for.
-pub(super) fn announce(session: &Session) {
-    let target = session.target();
-    let pid = target.process.pid();
+pub(super) fn announce(pid: u32, version: &str, budget_pct: Option<f64>) {
+    let how = budget_pct.map_or_else(
+        || "every call, at its full cost".to_owned(),
+        |percent| format!("within {percent} % of its time"),
+    );
     // Whoever closed stderr does not want to know.
-    let _ = writeln!(io::stderr(), "tracing {pid} (CPython {})", target.version);
+    let _ = writeln!(io::stderr(), "tracing {pid} (CPython {version}), {how}");
+}
+
+/// As [`announce`], of a session.
+pub(super) fn announce_session(session: &Session, options: &TraceOptions) {
+    let target = session.target();
+    announce(target.process.pid(), &target.version.to_string(), options.budget_pct);
 }
 
 /// The report in the form that was asked for.

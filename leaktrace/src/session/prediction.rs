@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use leaktrace_common::counter::Counter;
 
 use super::SessionError;
-use crate::kernel::{Probe, Programs};
+use crate::kernel::Programs;
 
 /// Right predictions in a row, with none wrong, after which they are trusted.
 pub(super) const PROOF: u64 = 300;

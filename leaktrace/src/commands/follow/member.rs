@@ -66,6 +66,8 @@ pub(super) struct Member {
     pub(super) tell: UnboundedSender<Told>,
     /// Says how it is to end, once it is.
     pub(super) stop: Receiver<Option<End>>,
+    /// Says what it may be made to pay, in percent of its time; `None` where every call is traced.
+    pub(super) share_pct: Option<Receiver<f64>>,
 }
 
 impl Member {
@@ -106,7 +108,11 @@ impl Member {
             self.say(Told::Forked(Forked { pid, shares_memory: false }));
         }
         let tell = self.tell.clone();
+        let mut share_pct = self.share_pct.take();
+        // What there was to be said before it listened counts as well.
+        share_pct.iter_mut().for_each(Receiver::mark_changed);
         let end = watch::until_end(&mut session, stopped(&mut self.stop), |session| {
+            share_pct.iter_mut().for_each(|share_pct| heed(share_pct, session));
             for forked in session.forked() {
                 let _ = tell.send(Told::Forked(forked));
             }
@@ -137,6 +143,13 @@ impl Drop for Farewell {
     fn drop(&mut self) {
         // As above.
         let _ = self.tell.send(Told::Gone { pid: self.pid });
+    }
+}
+
+/// Has the session keep to what it may be made to pay, where that has changed.
+fn heed(share_pct: &mut Receiver<f64>, session: &mut Session) {
+    if share_pct.has_changed().unwrap_or(false) {
+        session.keep_within(*share_pct.borrow_and_update());
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod candidates;
 mod member;
+mod purse;
 mod shares;
 
 use std::collections::BTreeMap;
@@ -16,13 +17,14 @@ use super::choose;
 use super::output::Output;
 use super::signals::Signals;
 use super::started::Started;
-use super::trace::{exit_code, text_options};
+use super::trace::{announce, exit_code, text_options};
 use crate::cli::{Format, Subject, TraceOptions};
 use crate::report::{self, End, FollowReport};
 use crate::session::{Followed, Forked, Options, SessionError};
 
 use candidates::Candidates;
 use member::{Member, Process, Told};
+use purse::Purse;
 use shares::Shares;
 
 /// Bytes of the ring buffer of each process but the first: at 400,000 events of 48 bytes a second it bridges four
@@ -180,6 +182,8 @@ struct Family<'a> {
     stop: watch::Sender<Option<End>>,
     followed: Followed,
     shares: Shares,
+    /// What they may be made to pay; `None` where every call is traced.
+    purse: Option<Purse>,
     candidates: Candidates,
     running: BTreeMap<u32, Running>,
     threads: Vec<JoinHandle<()>>,
@@ -228,6 +232,7 @@ impl<'a> Family<'a> {
             stop: watch::Sender::new(None),
             followed: Followed::default(),
             shares: Shares::new(options.max_memory, options.max_processes),
+            purse: options.budget_pct.map(|each| Purse::new(each, options.budget_total_pct)),
             candidates: Candidates::default(),
             running: BTreeMap::new(),
             threads: Vec::new(),
@@ -242,6 +247,7 @@ impl<'a> Family<'a> {
     /// Begins to trace a process.
     fn trace(&mut self, pid: u32) -> io::Result<()> {
         self.followed.add(pid);
+        self.purse.iter_mut().for_each(|purse| purse.join(pid));
         let member = Member {
             pid,
             options: Options {
@@ -259,12 +265,14 @@ impl<'a> Family<'a> {
             cmdline: self.options.report.cmdline,
             tell: self.tell.clone(),
             stop: self.stop.subscribe(),
+            share_pct: self.purse.as_ref().map(Purse::share_pct),
         };
         let thread = match member.start() {
             Ok(thread) => thread,
             Err(cause) => {
                 self.followed.remove(pid);
                 self.shares.take_back(pid);
+                self.pays_no_more(pid);
                 return Err(cause);
             }
         };
@@ -277,11 +285,13 @@ impl<'a> Family<'a> {
             Told::Tracing { pid, version } => {
                 self.started = true;
                 self.enter(pid, Phase::Tracing);
-                // Whoever closed stderr does not want to know.
-                let _ = writeln!(io::stderr(), "tracing {pid} (CPython {version})");
+                announce(pid, &version, self.options.budget_pct);
             }
             Told::Forked(forked) => self.consider(forked),
-            Told::Closed { pid } => self.enter(pid, Phase::Closed),
+            Told::Closed { pid } => {
+                self.enter(pid, Phase::Closed);
+                self.pays_no_more(pid);
+            }
             Told::Ended { pid, outcome } => self.ended(pid, outcome)?,
             Told::Gone { pid } => self.gone(pid),
         }
@@ -299,6 +309,7 @@ impl<'a> Family<'a> {
         pid: u32,
         outcome: Result<Option<Box<Process>>, SessionError>,
     ) -> anyhow::Result<()> {
+        self.pays_no_more(pid);
         let mut end = None;
         match outcome {
             Ok(Some(process)) => {
@@ -323,6 +334,11 @@ impl<'a> Family<'a> {
         }
     }
 
+    /// Its gate is closed for good: the others may have its part of the budget.
+    fn pays_no_more(&mut self, pid: u32) {
+        self.purse.iter_mut().for_each(|purse| purse.leave(pid));
+    }
+
     fn keep(&mut self, process: Process) {
         self.processes.push(process);
         if self.processes.len() > MOST_REPORTS {
@@ -339,6 +355,7 @@ impl<'a> Family<'a> {
     fn gone(&mut self, pid: u32) {
         self.followed.remove(pid);
         self.shares.take_back(pid);
+        self.pays_no_more(pid);
         let Some(running) = self.running.remove(&pid) else { return };
         if running.phase != Phase::Done {
             self.untraced.name(pid, &"its tracing broke off, which is a fault in leaktrace");
@@ -409,7 +426,8 @@ impl<'a> Family<'a> {
             started_at: process.started_at,
             report: process.report,
         });
-        let report = report::build_follow(followed.collect(), warnings);
+        let budget_total_pct = self.options.budget_total_pct;
+        let report = report::build_follow(followed.collect(), budget_total_pct, warnings);
         let running = self.running.into_values().map(|running| running.thread);
         (report, self.threads.into_iter().chain(running).collect())
     }

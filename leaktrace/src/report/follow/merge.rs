@@ -175,6 +175,19 @@ pub(super) fn memory(processes: &[FollowedProcess]) -> Memory {
     }
 }
 
+/// What tracing cost all of them, of the time from the first start to the last end; `None` where it is not known of one.
+pub(super) fn overhead_pct(processes: &[FollowedProcess]) -> Option<f64> {
+    let began = processes.iter().map(|process| process.started_at).min()?;
+    let (mut spent, mut end_s) = (0.0, 0.0_f64);
+    for FollowedProcess { report, started_at, .. } in processes {
+        let session = &report.session;
+        let start_s = started_at.duration_since(began).unwrap_or_default().as_secs_f64();
+        spent += session.overhead_pct? * session.duration_s;
+        end_s = end_s.max(start_s + session.duration_s);
+    }
+    (end_s > 0.0).then(|| micro(spent / end_s))
+}
+
 /// Seconds that it may take until all that were there are traced.
 const FIRST_S: f64 = 5.0;
 

@@ -22,6 +22,11 @@ pub struct FollowReport {
     pub leaktrace: &'static str,
     /// One for each process, in the order in which their tracing began.
     pub processes: Vec<Report>,
+    /// Percent that tracing was to cost all processes together at most; none where each had its budget for itself.
+    pub budget_total_pct: Option<f64>,
+    /// Percent that it cost all together, as estimated: what it cost each, added up, of the time from the first start to
+    /// the last end.
+    pub overhead_total_pct: Option<f64>,
     /// What they come to in all.
     pub merged: Merged,
     /// What the reader should know, in sentences.
@@ -60,10 +65,16 @@ pub struct FollowedProcess {
 
 /// Makes the document.
 #[must_use]
-pub fn build_follow(processes: Vec<FollowedProcess>, warnings: Vec<String>) -> FollowReport {
+pub fn build_follow(
+    processes: Vec<FollowedProcess>,
+    budget_total_pct: Option<f64>,
+    warnings: Vec<String>,
+) -> FollowReport {
     FollowReport {
         schema: FOLLOW_SCHEMA,
         leaktrace: env!("CARGO_PKG_VERSION"),
+        budget_total_pct,
+        overhead_total_pct: merge::overhead_pct(&processes),
         merged: Merged { sites: merge::sites(&processes), memory: merge::memory(&processes) },
         processes: processes.into_iter().map(|process| process.report).collect(),
         warnings,

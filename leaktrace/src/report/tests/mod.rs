@@ -4,6 +4,7 @@ mod document;
 mod headlines;
 mod lines;
 mod secrets;
+mod together;
 mod words;
 
 use super::*;

@@ -33,6 +33,9 @@ pub fn follow_text(
     for process in &report.processes {
         section(process, options.width, out)?;
     }
+    if let Some(cost) = cost(report) {
+        wrap(out, &cost, options.width, FLUSH)?;
+    }
     writeln!(out)?;
     for warning in &report.warnings {
         wrap(out, &format!("warning: {}", escaped(warning)), options.width, FLUSH)?;
@@ -72,6 +75,12 @@ fn count_processes(rows: &mut [Row<'_>], report: &FollowReport) {
             |process: &&HashSet<String>| row.sites.iter().any(|site| process.contains(&site.id));
         row.processes = Some(processes.iter().filter(is_seen).count());
     }
+}
+
+/// What it cost all processes together, where that was bounded.
+fn cost(report: &FollowReport) -> Option<String> {
+    let (budget, cost) = report.budget_total_pct.zip(report.overhead_total_pct)?;
+    Some(format!("All together: budget {}, estimated overhead {}.", percent(budget), percent(cost)))
 }
 
 /// What is to be said of one process.

@@ -55,6 +55,11 @@ impl Lane {
         Self { state, account, hits: 0, tended_ns: now_ns }
     }
 
+    /// Another budget from `now_ns` on.
+    pub(super) fn set_share(&mut self, share: f64, now_ns: u64) {
+        self.account.set_share(share * SHARE, share * SHARE * SAVED_NS, now_ns);
+    }
+
     /// Whether the slots are to be opened now, and stay open.
     pub(super) fn is_waiting(&self) -> bool {
         self.state == State::Waiting

@@ -380,6 +380,14 @@ fn older_frees(snapshot: &Snapshot, gone: Option<&Born>) -> Vec<OlderFrees> {
 }
 
 impl Session {
+    /// Has it keep to `percent` of the target's time from now on, if it keeps to a budget at all: less than what it was
+    /// started with, where other processes are traced as well. The report names what it was started with.
+    pub fn keep_within(&mut self, percent: f64) {
+        if let Some(budgeted) = &mut self.budgeted {
+            budgeted.windows.set_share(percent / 100.0);
+        }
+    }
+
     /// How long nothing needs to be done.
     #[must_use]
     pub fn idle(&self) -> Option<Duration> {

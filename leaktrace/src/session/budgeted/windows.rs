@@ -168,6 +168,13 @@ impl Windows {
         self.open.is_none() && now_ns() >= self.opens_at_ns
     }
 
+    /// From now on another share of the target's time may be spent.
+    pub(super) fn set_share(&mut self, share: f64) {
+        let now = now_ns();
+        self.controller.set_share(share, now);
+        self.lane.set_share(share, now);
+    }
+
     /// Whether probes cannot be put in yet.
     pub(super) fn must_wait_for(&self, programs: &Programs) -> bool {
         self.switch.switching_ns() > 0 && programs.is_detaching()
