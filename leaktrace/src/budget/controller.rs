@@ -29,6 +29,9 @@ const OPENINGS: f64 = 3.0;
 /// The longest window where opening one costs that much.
 const LONGEST_DEAR_NS: f64 = 2e6;
 
+/// See [`Controller::pause_ns`].
+const PAUSE: f64 = 2.0;
+
 /// What a window may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -93,6 +96,12 @@ impl Controller {
     pub fn wait_ns(&mut self, now_ns: u64, random: f64) -> u64 {
         let price = (self.window_ns() + self.opening_ns) * (0.5 + random);
         self.account.wait_ns(now_ns, price)
+    }
+
+    /// Nanoseconds between two hits of a target that pays for all of them out of half of its budget.
+    #[must_use]
+    pub fn pause_ns(&self) -> u64 {
+        (PAUSE * self.hit_ns() / self.share) as u64
     }
 
     /// What a window may take that opens now.

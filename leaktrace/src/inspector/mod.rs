@@ -57,6 +57,8 @@ pub struct Question {
     pub is_raw: bool,
     /// What was there at the first look.
     pub identity: Option<Identity>,
+    /// Whether there was no object at the first look: where there is one now, the block is another's.
+    pub held_none: bool,
 }
 
 /// What was found of a block.
@@ -131,6 +133,15 @@ pub struct Inspector {
     objects: Objects,
     types: Types,
     counts: Counts,
+}
+
+impl Answer {
+    /// Whether the block is gone, or so likely another's that it is to be counted so: what could be the same object after a
+    /// change hardly ever is, seconds later, where others come and go at its address.
+    #[must_use]
+    pub const fn is_gone(self) -> bool {
+        matches!(self, Self::Dead(_) | Self::Unknown(Reason::Altered | Reason::ClassChanged))
+    }
 }
 
 impl Inspector {
@@ -254,6 +265,15 @@ impl Inspector {
                 Some((index, (block(question), question.identity?)))
             })
             .unzip();
+        let objectless = |question: &Question| question.held_none && !question.is_raw;
+        let (others, bare): (Vec<usize>, Vec<Block>) = (0..questions.len())
+            .filter(|&index| answers[index] == Answer::Alive && objectless(&questions[index]))
+            .map(|index| (index, block(&questions[index])))
+            .unzip();
+        let now = self.objects.identify(&mut view, &mut self.types, &bare);
+        for (index, _) in others.into_iter().zip(now).filter(|(_, now)| now.is_some()) {
+            answers[index] = Answer::Dead(Death::OtherObject);
+        }
         let seen = self.objects.compare(&mut view, &mut self.types, &held);
         for (index, seen) in indices.into_iter().zip(seen) {
             match seen {

@@ -68,6 +68,7 @@ impl Objects {
                 size,
                 is_raw: false,
                 identity,
+                held_none: false,
             })
             .collect();
         self.inspector.look(&self.python.memory, &self.resident, &questions)
@@ -169,7 +170,13 @@ fn blocks_in_the_caches_of_the_c_library_are_dead_once_their_key_is_known() {
         for &freed in before.iter().filter(|id| !left.contains(id)) {
             objects.inspector.learn_freed(&objects.python.memory, freed, size);
         }
-        let question = |&address: &u64| Question { address, size, is_raw: false, identity: None };
+        let question = |&address: &u64| Question {
+            address,
+            size,
+            is_raw: false,
+            identity: None,
+            held_none: false,
+        };
         let questions: Vec<Question> = before.iter().map(question).collect();
         let answers = objects.inspector.look(&objects.python.memory, &objects.resident, &questions);
         let dead = answers.iter().filter(|&&answer| answer == Answer::Dead(Death::ChunkFree));
@@ -302,6 +309,7 @@ fn blocks_are_drawn_from_the_heap_as_a_census_counts_them() {
             size,
             is_raw: false,
             identity: None,
+            held_none: false,
         };
         let questions: Vec<Question> = blocks.iter().map(question).collect();
         let answers = inspector.look(memory, resident, &questions);

@@ -23,7 +23,7 @@ fn inspector(minor: u8) -> Inspector {
 }
 
 const fn question(address: u64, size: u64) -> Question {
-    Question { address, size, is_raw: false, identity: None }
+    Question { address, size, is_raw: false, identity: None, held_none: false }
 }
 
 fn look(made: &Made, questions: &[Question]) -> Vec<Answer> {

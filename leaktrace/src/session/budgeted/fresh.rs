@@ -22,17 +22,37 @@ pub(in super::super) struct Fresh {
     live: FxHashMap<u64, u64>,
     /// By thread, the block that its last event handed out, and when.
     last: FxHashMap<u32, (u64, u64)>,
+    /// Since when the target may have been at work without a record.
+    since_ns: u64,
+    /// How long it was at work until then.
+    active_ns: u64,
+    /// Who makes no record for that long is not at work.
+    pause_ns: u64,
 }
 
 impl Fresh {
-    /// Takes what there is.
-    pub(super) fn take(&mut self, programs: &mut Programs) {
+    /// A part begins at `since_ns`. Who makes no record for `pause_ns` is not at work.
+    pub(super) fn begin(&mut self, since_ns: u64, pause_ns: u64) {
         self.live.clear();
         self.last.clear();
-        let Self { records, live, last } = self;
+        (self.since_ns, self.active_ns, self.pause_ns) = (since_ns, 0, pause_ns);
+    }
+
+    /// How long the target was at work until `now_ns`, as its records tell: between two that lie far apart it was not.
+    pub(super) fn active_ns(&self, now_ns: u64) -> u64 {
+        self.active_ns + now_ns.saturating_sub(self.since_ns).min(self.pause_ns)
+    }
+
+    /// Takes what there is.
+    pub(super) fn take(&mut self, programs: &mut Programs) {
+        let Self { records, live, last, since_ns, active_ns, pause_ns } = self;
         programs.drain(MOST, |record| {
             let Ok(event) = Event::parse(record) else { return };
             records.push(record, &event);
+            if let Some(at_ns) = at_ns(&event) {
+                *active_ns += at_ns.saturating_sub(*since_ns).min(*pause_ns);
+                *since_ns = at_ns.max(*since_ns);
+            }
             match event {
                 Event::Alloc(alloc) => {
                     live.insert(alloc.block, alloc.size);
@@ -53,12 +73,16 @@ impl Fresh {
             }
         });
         live.remove(&0);
+    }
+
+    /// Leaves out blocks that threads may not have got so far.
+    pub(super) fn leave_out_those_on_their_way(&mut self) {
         // Threads that went on long ago have what they got.
         let just_now = now_ns().saturating_sub(ON_ITS_WAY_NS);
-        last.retain(|_, (_, at_ns)| *at_ns >= just_now);
-        last.values().for_each(|(block, _)| {
-            live.remove(block);
-        });
+        self.last.retain(|_, (_, at_ns)| *at_ns >= just_now);
+        for (block, _) in self.last.values() {
+            self.live.remove(block);
+        }
     }
 
     /// Blocks that threads may not have got so far, as they stand at a probe: what lies there cannot be theirs yet.
@@ -74,6 +98,16 @@ impl Fresh {
     /// These records, and then those of `programs`.
     pub(in super::super) fn before<'a>(&'a mut self, programs: &'a mut Programs) -> Both<'a> {
         Both { fresh: self, programs }
+    }
+}
+
+/// When a record of a call was made.
+const fn at_ns(event: &Event<'_>) -> Option<u64> {
+    match event {
+        Event::Alloc(alloc) => Some(alloc.head.at_ns),
+        Event::Free(free) => Some(free.head.at_ns),
+        Event::Realloc(realloc) => Some(realloc.head.at_ns),
+        Event::Stack { .. } => None,
     }
 }
 

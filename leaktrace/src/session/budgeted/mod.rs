@@ -9,6 +9,7 @@ mod sampling;
 mod sight;
 mod switch;
 mod windows;
+mod work;
 
 use std::time::Duration;
 
@@ -153,7 +154,10 @@ impl Budgeted {
         gate: &Gate,
         programs: &mut Programs,
     ) -> Result<bool, SessionError> {
-        if self.windows.is_due() && !self.windows.must_wait_for(programs) {
+        if self.windows.is_due()
+            && !self.windows.must_wait_for(programs)
+            && self.windows.meets_work()
+        {
             self.windows.open(gate, programs)?;
         }
         Ok(self.windows.is_open() && self.windows.idle().is_zero())
@@ -171,11 +175,15 @@ impl Budgeted {
         gate: &Gate,
         programs: &mut Programs,
     ) -> Result<Option<Looked>, SessionError> {
-        let Some((part, goes_on)) = self.windows.look(gate, programs)? else { return Ok(None) };
+        let Some((seen, goes_on)) = self.windows.look(gate, programs)? else { return Ok(None) };
         let mut identities = FxHashMap::default();
         let Self { windows, inspector, fresh, .. } = self;
+        fresh.begin(seen.since_ns, windows.controller.pause_ns());
+        fresh.take(programs);
+        let part = windows.weigh(&seen, fresh.active_ns(seen.ended_ns));
         let mut identify = |programs: &mut Programs| {
             fresh.take(programs);
+            fresh.leave_out_those_on_their_way();
             identities = identify(inspector, fresh, target);
         };
         let counts = if goes_on && !end {
@@ -336,7 +344,7 @@ impl Budgeted {
 /// A part of a window that was looked at.
 pub(super) struct Looked {
     part: Part,
-    identities: FxHashMap<u64, Identity>,
+    identities: FxHashMap<u64, Option<Identity>>,
     /// Blocks that nobody may have got so far.
     on_their_way: Vec<u64>,
     /// Whether the frees were seen until the blocks that outlived it were looked at.
@@ -358,12 +366,14 @@ fn sight<'a>(inspector: &'a mut Inspector, target: &'a Target) -> Sight<'a> {
 }
 
 /// What the blocks hold that were just handed out and not given back.
-fn identify(inspector: &mut Inspector, fresh: &Fresh, target: &Target) -> FxHashMap<u64, Identity> {
+fn identify(
+    inspector: &mut Inspector,
+    fresh: &Fresh,
+    target: &Target,
+) -> FxHashMap<u64, Option<Identity>> {
     let blocks: Vec<(u64, u64)> = fresh.live().collect();
     let identities = inspector.identify(target.memory.as_ref(), &blocks);
-    let known =
-        |((address, _), identity): ((u64, u64), Option<Identity>)| Some((address, identity?));
-    blocks.into_iter().zip(identities).filter_map(known).collect()
+    blocks.into_iter().map(|(address, _)| address).zip(identities).collect()
 }
 
 /// Frees of blocks older than the trace, as if they had come evenly.

@@ -7,7 +7,7 @@ use rustc_hash::FxHashMap;
 use super::sight::Sight;
 use crate::aggregator::Born;
 use crate::cpython::census::{Census, Class};
-use crate::inspector::{Answer, Identity, Question};
+use crate::inspector::{Identity, Question};
 
 /// Blocks that are drawn.
 const DRAWN: usize = 4_000;
@@ -58,10 +58,11 @@ impl Older {
                 size,
                 is_raw: false,
                 identity,
+                held_none: false,
             })
             .collect();
         for (question, answer) in questions.iter().zip(sight.look(&questions)) {
-            if matches!(answer, Answer::Dead(_)) {
+            if answer.is_gone() {
                 self.blocks.remove(&question.address);
             }
         }

@@ -10,7 +10,7 @@ use super::super::now_ns;
 use super::sight::Sight;
 use super::windows::Part;
 use crate::aggregator::{Aggregator, Domain, FIRST_LOOK_NS, Sample, Sampled, Weight};
-use crate::inspector::{Answer, Identity, Question};
+use crate::inspector::{Identity, Question};
 
 const SECOND_NS: u64 = 1_000_000_000;
 
@@ -43,6 +43,8 @@ struct Watched {
     class: u64,
     is_raw: bool,
     identity: Option<Identity>,
+    /// Whether it was looked at and held no object.
+    held_none: bool,
     /// Whether it was found alive, and counts.
     entered: bool,
     weight: Weight,
@@ -93,7 +95,7 @@ impl Sampling {
     pub(super) fn admit(
         &mut self,
         born: &[u64],
-        identities: &FxHashMap<u64, Identity>,
+        identities: &FxHashMap<u64, Option<Identity>>,
         part: &Part,
         seen: &Aggregator,
     ) {
@@ -105,12 +107,14 @@ impl Sampling {
             let Some(block) = seen.block(address).filter(|_| self.is_drawn()) else { continue };
             let Some((_, domain)) = seen.site(block.site) else { continue };
             let is_raw = domain == Domain::Raw;
+            let looked_at = identities.get(&address);
             let watched = Watched {
                 born: block.born,
                 size: block.size,
                 class: self.class(block.size, is_raw),
                 is_raw,
-                identity: identities.get(&address).copied(),
+                identity: looked_at.copied().flatten(),
+                held_none: looked_at.is_some_and(Option::is_none),
                 entered: false,
                 weight: Weight { births: part.weight.births << self.thinned, ..part.weight },
                 window: part.number,
@@ -218,21 +222,20 @@ impl Sampling {
         (now_ns, gaps): (u64, bool),
     ) {
         let question = |&address: &u64| {
-            let Watched { size, is_raw, identity, .. } = *self.watched.get(&address)?;
-            Some(Question { address, size, is_raw, identity })
+            let Watched { size, is_raw, identity, held_none, .. } = *self.watched.get(&address)?;
+            Some(Question { address, size, is_raw, identity, held_none })
         };
         let questions: Vec<Question> = addresses.iter().filter_map(question).collect();
         for (question, answer) in questions.iter().zip(sight.look(&questions)) {
-            match answer {
-                Answer::Dead(_) => {
-                    self.forget(question.address, now_ns);
-                    // As long as all frees are seen, they tell.
-                    if gaps {
-                        seen.find_dead(question.address);
-                    }
-                }
+            if !answer.is_gone() {
                 // What cannot be told to be dead counts as long as nothing says so.
-                Answer::Alive | Answer::Unknown(_) => self.enter(question.address, seen, now_ns),
+                self.enter(question.address, seen, now_ns);
+                continue;
+            }
+            self.forget(question.address, now_ns);
+            // As long as all frees are seen, they tell.
+            if gaps {
+                seen.find_dead(question.address);
             }
         }
     }

@@ -9,6 +9,7 @@ use super::super::{SessionError, now_ns};
 use super::lane::Lane;
 use super::limits::{Closer, gate_slots, hits};
 use super::switch::Switch;
+use super::work::Work;
 use crate::aggregator::{Domain, Weight};
 use crate::budget::{Controller, Limits, Spell};
 use crate::gate::Gate;
@@ -45,6 +46,17 @@ const DENSE_WORK: f64 = 0.1;
 /// Between parts of one window there is no gap but that between two readings of the clock.
 const GAP_NS: f64 = 100_000.0;
 
+/// How often it is asked whether the target is at work, while a window is due.
+const ASK_EVERY_NS: u64 = 1_000_000;
+
+/// How long a window waits for that at most; and of a target that lately made many calls.
+const PATIENCE_NS: u64 = 50_000_000;
+const HOT_PATIENCE_NS: u64 = 2_000_000_000;
+
+/// How long that is lately; and how long no window is prolonged.
+const HOT_NS: u64 = 5_000_000_000;
+const DEAR_NS: u64 = 1_000_000_000;
+
 /// What a window, or a part of one that goes on, has come to.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Part {
@@ -69,6 +81,14 @@ struct Open {
     looks_at_ns: u64,
 }
 
+/// What came of a window, or of a part of one, and when.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Seen {
+    spell: Spell,
+    pub(super) since_ns: u64,
+    pub(super) ended_ns: u64,
+}
+
 /// What is opened and closed for a window.
 pub(super) struct Parts<'a> {
     pub(super) gate: &'a Gate,
@@ -85,8 +105,13 @@ pub(in super::super) struct Windows {
     /// Whether the guard closed these.
     pub(super) raw_closed_by_others: bool,
     pub(super) closer: Closer,
+    work: Work,
     open: Option<Open>,
     opens_at_ns: u64,
+    /// When the next window was due first.
+    due_ns: u64,
+    /// When a window ended by its hits last.
+    met_hits_ns: u64,
     /// The end of the last part.
     ended_ns: u64,
     /// The end of the last part whose blocks count.
@@ -133,8 +158,11 @@ impl Windows {
             raw_closed_by_others: false,
             switch,
             closer,
+            work: Work::new(pid),
             open: None,
             opens_at_ns: now,
+            due_ns: now,
+            met_hits_ns: 0,
             ended_ns: now,
             counted_ns: now,
             opened_ns: now,
@@ -311,7 +339,7 @@ impl Windows {
         &mut self,
         gate: &Gate,
         programs: &mut Programs,
-    ) -> Result<Option<(Part, bool)>, SessionError> {
+    ) -> Result<Option<(Seen, bool)>, SessionError> {
         let Some(open) = self.open else { return Ok(None) };
         let (hits, now) = (self.hits(programs)?, now_ns());
         let by_hits = hits >= open.until_hit;
@@ -321,8 +349,13 @@ impl Windows {
             by_hits,
         };
         self.controller.book(spell);
-        let part = self.part(&spell, open.since_ns, now);
-        let more = if by_hits { 0 } else { self.controller.prolonged(now) };
+        let seen = Seen { spell, since_ns: open.since_ns, ended_ns: now };
+        if by_hits {
+            self.met_hits_ns = now;
+        }
+        // What has just cost too much will soon do so again: a window that outlasted it would begin with that.
+        let is_hot = now < self.met_hits_ns + DEAR_NS;
+        let more = if is_hot { 0 } else { self.controller.prolonged(now) };
         self.note_closings();
         self.closed_by_others |= self.was_closed(programs, open.id)?;
         let goes_on = more > 0 && !self.closed_by_others && self.switch.is_open(gate);
@@ -338,27 +371,44 @@ impl Windows {
             self.limit(programs, UNATTENDED_NS, more)?;
             self.counted_ns = now;
         }
-        Ok(Some((part, goes_on)))
+        Ok(Some((seen, goes_on)))
     }
 
-    /// What a spell of a window stands for: the time since the last one, and its own, at the pace of its own that was
-    /// not spent in probes.
-    fn part(&mut self, spell: &Spell, since_ns: u64, now: u64) -> Part {
-        let open = spell.open_ns as f64;
-        let work = open - spell.hits as f64 * self.controller.hit_ns();
-        let dense = work < open * DENSE;
+    /// What a spell of a window stands for: the target's work since the last one and in it, of which it was at work for
+    /// `active_ns` here, at the pace of what was not spent in probes. To be asked once for each.
+    pub(super) fn weigh(&mut self, seen: &Seen, active_ns: u64) -> Part {
+        let Seen { spell, since_ns, ended_ns } = *seen;
+        let probes = spell.hits as f64 * self.controller.hit_ns();
+        let active = (active_ns as f64).max(probes).min(spell.open_ns.max(1) as f64);
+        let work = active - probes;
+        let dense = work < active * DENSE;
         // What is left of a dense window is a small difference of two large numbers: what it is taken to be instead is wrong
         // for all of them alike, and the heap's count puts it right.
-        let work = if dense { open * DENSE_WORK } else { work };
+        let work = if dense { active * DENSE_WORK } else { work };
         let gap = since_ns.saturating_sub(self.ended_ns) as f64;
-        self.ended_ns = now;
+        self.ended_ns = ended_ns;
         self.open_ns += spell.open_ns;
-        let weight = if gap < GAP_NS { 1.0 } else { (gap + open) / work };
+        let weight = if gap < GAP_NS { 1.0 } else { (gap * self.work.share() + active) / work };
         Part {
             number: self.next_part(),
             weight: Weight { births: weight.round().max(1.0) as u64, dense: dense && weight > 1.0 },
-            ended_ns: now,
+            ended_ns,
         }
+    }
+
+    /// Whether the window that is due is to open now: the target is at work, or has not been met at work for too long.
+    pub(super) fn meets_work(&mut self) -> bool {
+        let now = now_ns();
+        if self.opened == 0 || self.work.is_found(now) {
+            return true;
+        }
+        // One that was at work a moment ago will be again.
+        let patience = if now < self.met_hits_ns + HOT_NS { HOT_PATIENCE_NS } else { PATIENCE_NS };
+        if now >= self.due_ns + patience {
+            return true;
+        }
+        self.opens_at_ns = now + (ASK_EVERY_NS as f64 * (0.5 + fastrand::f64())) as u64;
+        false
     }
 
     /// Closes what is left of the gate, whoever closed the rest; frees last, after `before_frees`. Returns whether frees
@@ -401,6 +451,7 @@ impl Windows {
             self.counted_ns = now;
         }
         self.opens_at_ns = now + self.controller.wait_ns(now, fastrand::f64());
+        self.due_ns = self.opens_at_ns;
         closed.map(|()| !overrun)
     }
 
