@@ -14,6 +14,7 @@
 mod apply;
 mod books;
 mod domain;
+mod levels;
 mod live;
 mod rate;
 mod sampled;

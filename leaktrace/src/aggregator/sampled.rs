@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use rustc_hash::FxHashMap;
 
 use super::domain::Domain;
+use super::levels::{Level, Levels, Sum};
 use super::rate::Rate;
 use super::series::{self, Axis, Point};
 use super::site::{Site, Weight};
@@ -90,6 +91,7 @@ pub struct Sampled {
     axis: Axis,
     sites: Sites,
     blocks: FxHashMap<u64, Survivor>,
+    levels: Levels,
 }
 
 impl Sampled {
@@ -101,7 +103,20 @@ impl Sampled {
             axis: Axis::new(started_at_ns),
             sites: Sites::new(max_memory),
             blocks: FxHashMap::default(),
+            levels: Levels::default(),
         }
+    }
+
+    /// A census at `at_ns` says that so much lives that was born since the trace began.
+    pub fn mark(&mut self, at_ns: u64, born: Born) {
+        let mut sampled: BTreeMap<u64, Sum> = BTreeMap::new();
+        for block in self.blocks.values().filter(|block| block.class > 0) {
+            let sum = sampled.entry(block.class).or_default();
+            let births = block.weight.births as f64;
+            *(if block.weight.dense { &mut sum.dense } else { &mut sum.sparse }) += births;
+            sum.blocks += 1;
+        }
+        self.levels.mark(at_ns.saturating_sub(self.started_at_ns), born, sampled);
     }
 
     /// The trace begins not when this was made but then, before any block.
@@ -176,7 +191,7 @@ impl Sampled {
         for block in self.blocks.values() {
             own.entry(block.site).or_default().push(block);
         }
-        let weights = ClassWeights::of(self.blocks.values(), &scale);
+        let weights = ClassWeights::of(self.blocks.values(), &scale, &self.levels);
         let mut snapshot = seen.clone();
         snapshot.interval_ns = self.axis.interval_ns;
         for site in &mut snapshot.sites {
@@ -195,7 +210,7 @@ impl Sampled {
                 None => fill_empty(site),
             }
         }
-        (snapshot, weights.0)
+        (snapshot, weights.all)
     }
 
     fn fill(
@@ -216,10 +231,16 @@ impl Sampled {
         born.sort_unstable();
         count_survivors(&mut points, &born, self.axis.interval_ns);
         let mean = scaled / blocks.len().max(1) as f64;
-        points.iter_mut().for_each(|point| rescale(point, factor, mean));
+        let passed_ns = at_ns.saturating_sub(self.started_at_ns);
+        let levels = weights.levels(blocks, scale);
+        for point in &mut points {
+            let end_ns = (u64::from(point.index) + 1).saturating_mul(self.axis.interval_ns);
+            let level = |(share, level): &(f64, &Level)| share * level.at(end_ns, passed_ns);
+            let level = if levels.is_empty() { 1.0 } else { levels.iter().map(level).sum() };
+            rescale(point, factor, mean, level);
+        }
         let effective = weights.effective(blocks, scale);
         let end = (scaled, bytes);
-        let passed_ns = at_ns.saturating_sub(self.started_at_ns);
         let rates = self.growth(&points, &born, end, effective, passed_ns);
         shown.points = points;
         shown.ages_ns = ages(&born, passed_ns);
@@ -283,14 +304,15 @@ fn counts(site: &SiteSnapshot, live: f64, live_bytes: f64) -> Counts {
     }
 }
 
-fn rescale(point: &mut Point, factor: f64, mean: f64) {
-    let times = |count: u32| (f64::from(count) * factor).round() as u32;
-    let bytes = |count: u64| (count as f64 * factor).round() as u64;
+/// `level` is what the heap's counts say of the time.
+fn rescale(point: &mut Point, factor: f64, mean: f64, level: f64) {
+    let times = |count: u32| (f64::from(count) * factor * level).round() as u32;
+    let bytes = |count: u64| (count as f64 * factor * level).round() as u64;
     point.live_blocks = times(point.live_blocks);
     point.low_blocks = times(point.low_blocks);
     point.live_bytes = bytes(point.live_bytes);
     point.low_bytes = bytes(point.low_bytes);
-    point.births = bytes(point.births);
+    point.births = (point.births as f64 * factor).round() as u64;
     point.survivors = (f64::from(point.survivors) * mean).round() as u32;
 }
 
@@ -363,16 +385,32 @@ const LOOSE: f64 = 10.0;
 /// Samples of a size class that are few.
 const FEW: f64 = 3.0;
 
-/// What all sites together have in each size class.
-struct ClassWeights(BTreeMap<u64, f64>);
+/// What all sites together have in each size class, and what the heap's counts say of it along the trace.
+struct ClassWeights {
+    all: BTreeMap<u64, f64>,
+    levels: BTreeMap<u64, Level>,
+}
 
 impl ClassWeights {
-    fn of<'a>(blocks: impl Iterator<Item = &'a Survivor>, scale: &Scale) -> Self {
-        let mut weights: BTreeMap<u64, f64> = BTreeMap::new();
+    fn of<'a>(blocks: impl Iterator<Item = &'a Survivor>, scale: &Scale, levels: &Levels) -> Self {
+        let mut all: BTreeMap<u64, f64> = BTreeMap::new();
         for block in blocks.filter(|block| block.class > 0) {
-            *weights.entry(block.class).or_default() += scale.blocks(block);
+            *all.entry(block.class).or_default() += scale.blocks(block);
         }
-        Self(weights)
+        let level = |&class: &u64| {
+            let in_the_end = scale.classes.get(&class).copied().unwrap_or(scale.others);
+            (class, levels.of_class(class, in_the_end, scale.dense, FEW))
+        };
+        let levels = all.keys().map(level).collect();
+        Self { all, levels }
+    }
+
+    /// The levels of the size classes of a site, each with the share that it has of the site.
+    fn levels(&self, blocks: &[&Survivor], scale: &Scale) -> Vec<(f64, &Level)> {
+        let classes = by_class(blocks, scale);
+        let sum: f64 = classes.values().sum();
+        let level = |(class, own)| Some((own / sum, self.levels.get(&class)?));
+        if sum > 0.0 { classes.into_iter().filter_map(level).collect() } else { Vec::new() }
     }
 
     /// See [`Sampling::effective`]. Blocks of one window are one draw.
@@ -386,14 +424,19 @@ impl ClassWeights {
             *windows.entry(block.window).or_default() += scale.blocks(block);
         }
         let squares: f64 = windows.values().map(|weight| weight * weight).sum();
-        let mut classes: BTreeMap<u64, f64> = BTreeMap::new();
-        for block in blocks.iter().filter(|block| block.class > 0) {
-            *classes.entry(block.class).or_default() += scale.blocks(block);
-        }
-        let share = |(class, own): (&u64, &f64)| own / sum * own / self.0[class].max(1e-9);
-        let share: f64 = classes.iter().map(share).sum();
+        let share = |(class, own): (&u64, &f64)| own / sum * own / self.all[class].max(1e-9);
+        let share: f64 = by_class(blocks, scale).iter().map(share).sum();
         sum * sum / squares / (1.0 - share).max(LEAST_REST)
     }
+}
+
+/// What blocks stand for in each size class.
+fn by_class(blocks: &[&Survivor], scale: &Scale) -> BTreeMap<u64, f64> {
+    let mut classes: BTreeMap<u64, f64> = BTreeMap::new();
+    for block in blocks.iter().filter(|block| block.class > 0) {
+        *classes.entry(block.class).or_default() += scale.blocks(block);
+    }
+    classes
 }
 
 /// However much of a size class is a site's, the heap's count is no better than that.

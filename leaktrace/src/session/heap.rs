@@ -1,5 +1,7 @@
 //! Holds what was seen against what the heap did: a census before the gate opens and one after it has closed.
 
+use std::time::Duration;
+
 use crate::aggregator::Aggregator;
 use crate::cpython::census::{Arrays, Census, CensusError, Resident};
 use crate::cpython::runtime::Runtime;
@@ -14,6 +16,9 @@ const LEAST_CHANGE: u64 = 1 << 20;
 /// measured on every build; what the target does between a census and the gate, some hundredths of a second, is the
 /// rest.
 const EXPLAINED_PCT: std::ops::RangeInclusive<f64> = 95.0..=105.0;
+
+/// Counting between windows must not take longer than this: meanwhile nobody looks after these.
+const LONGEST_BETWEEN: Duration = Duration::from_millis(100);
 
 /// The censuses of one session.
 pub(super) struct HeapCheck {
@@ -44,6 +49,15 @@ impl HeapCheck {
     /// The census at the start.
     pub(super) fn first(&self) -> Option<&Census> {
         self.start.as_ref().ok()
+    }
+
+    /// Counts in between; `None` where that would take too long, or cannot be done.
+    pub(super) fn count_between(&mut self, target: &Target) -> Option<Census> {
+        let start = self.start.as_ref().ok()?;
+        if start.took > LONGEST_BETWEEN {
+            return None;
+        }
+        census(target, &mut self.arrays).ok().filter(Census::is_complete)
     }
 
     /// Counts again. The gate has just been closed.

@@ -7,7 +7,9 @@ mod older;
 mod raw;
 mod sampling;
 mod sight;
+mod steps;
 mod switch;
+mod weights;
 mod windows;
 mod work;
 
@@ -19,20 +21,21 @@ use super::attach::Attached;
 use super::cost::CostMeter;
 use super::heap::HeapCheck;
 use super::recognise::Target;
-use super::{Session, SessionError, now_ns};
+use super::{SessionError, now_ns};
 use crate::aggregator::{Aggregator, Born, Domain, OlderFrees, Sampled, Snapshot, Weight};
 use crate::budget::Controller;
 use crate::cpython::census::{Census, Resident};
 use crate::gate::Gate;
 use crate::inspector::{Allocators, Identity, Inspector};
-use crate::kernel::{Probe, Programs, priority};
+use crate::kernel::{Programs, priority};
 
 use fresh::Fresh;
 pub(super) use limits::Closer;
-use older::Older;
+use older::{Classes, Older};
 use sampling::Sampling;
 use sight::Sight;
-use windows::{Part, Parts, Windows};
+use weights::Part;
+use windows::{Parts, Windows};
 
 /// How often the sample of older blocks is looked at.
 const OLDER_EVERY: Duration = Duration::from_secs(10);
@@ -42,6 +45,10 @@ const OPENING_NS: f64 = 3_000.0;
 
 /// What a probe that is put in and taken out costs it: its memory map is locked and a page of its code copied, twice.
 const PUTTING_NS: f64 = 40_000.0;
+
+/// How often the heap is counted, and how many times as long as a count takes there is none.
+const COUNT_EVERY: Duration = Duration::from_secs(2);
+const COUNTING: u32 = 200;
 
 /// Memory that the sites of sampled blocks may take, as a share of all.
 const SAMPLED_SHARE: u64 = 8;
@@ -78,6 +85,9 @@ pub(super) struct Budgeted {
     fresh: Fresh,
     /// Blocks of a window that were counted after it.
     late: Vec<u64>,
+    /// When the heap is counted next, and what it was last.
+    counts_at: Duration,
+    last_count: Option<Classes>,
 }
 
 /// What a budgeted session has come to, beside its sites.
@@ -137,6 +147,8 @@ impl Budgeted {
             gaps: false,
             fresh: Fresh::default(),
             late: Vec::new(),
+            counts_at: COUNT_EVERY,
+            last_count: None,
         })
     }
 
@@ -271,6 +283,22 @@ impl Budgeted {
         }
     }
 
+    /// Counts the heap between windows, where its time has come: what the samples of a time stand for.
+    fn count(&mut self, target: &Target, heap: &mut HeapCheck, elapsed: Duration) {
+        if elapsed < self.counts_at || self.windows.is_open() || self.is_whole() {
+            return;
+        }
+        let Some(census) = heap.count_between(target) else {
+            self.counts_at = Duration::MAX;
+            return;
+        };
+        self.counts_at = elapsed + COUNT_EVERY.max(census.took * COUNTING);
+        if let Some(start) = heap.first() {
+            self.sampling.sampled.mark(now_ns(), self.older.born(start, &census.classes));
+            self.last_count = Some(census.classes);
+        }
+    }
+
     /// Looks at everything for the last time. The target must still be there.
     pub(super) fn look_at_all(&mut self, target: &Target, seen: &mut Aggregator) {
         let mut sight = sight(&mut self.inspector, target);
@@ -292,6 +320,8 @@ impl Budgeted {
             return None;
         }
         let seen = seen.snapshot(at_ns);
+        // Of a target that is gone, the last count while it was there.
+        let end = end.map(|census| &census.classes).or(self.last_count.as_ref());
         let counts = heap.first().zip(end);
         let born = counts.map(|(start, end)| self.older.born(start, end));
         let (mut snapshot, living) =
@@ -387,123 +417,4 @@ fn older_frees(snapshot: &Snapshot, gone: Option<&Born>) -> Vec<OlderFrees> {
         raw: 0,
     };
     vec![until(0.5), until(1.0)]
-}
-
-impl Session {
-    /// Has it keep to `percent` of the target's time from now on, if it keeps to a budget at all: less than what it was
-    /// started with, where other processes are traced as well. The report names what it was started with.
-    pub fn keep_within(&mut self, percent: f64) {
-        if let Some(budgeted) = &mut self.budgeted {
-            budgeted.windows.set_share(percent / 100.0);
-        }
-    }
-
-    /// How long nothing needs to be done.
-    #[must_use]
-    pub fn idle(&self) -> Option<Duration> {
-        self.budgeted.as_ref().map(Budgeted::idle)
-    }
-
-    /// Opens or ends a window whose time has come.
-    ///
-    /// # Errors
-    /// The gate cannot be opened, or must not be.
-    pub fn step(&mut self) -> Result<(), SessionError> {
-        match self.see_to_raw().and_then(|()| self.see_to_window()) {
-            // The target is gone, which the next tick tells.
-            Err(SessionError::Gate(_)) => Ok(()),
-            other => other,
-        }
-    }
-
-    fn see_to_window(&mut self) -> Result<(), SessionError> {
-        let Some(budgeted) = &mut self.budgeted else { return Ok(()) };
-        if budgeted.open(&self.attached.gate, &mut self.programs)? {
-            self.look_at_window(false)?;
-        }
-        Ok(())
-    }
-
-    /// Where raw calls have become too many, they are seen in windows from now on.
-    fn see_to_raw(&mut self) -> Result<(), SessionError> {
-        let Some(budgeted) = &mut self.budgeted else { return Ok(()) };
-        if budgeted.windows.tend_lane(&self.attached.gate, &mut self.programs)? {
-            return Ok(());
-        }
-        // What was seen until then was all there was.
-        self.look_at_window(true)?;
-        self.drain();
-        match &mut self.budgeted {
-            Some(budgeted) => budgeted.windows.end_lane(&self.programs),
-            None => Ok(()),
-        }
-    }
-
-    /// Takes in what was counted between windows.
-    pub(super) fn admit_between(&mut self) {
-        if let Some(budgeted) = self.budgeted.as_mut().filter(|it| !it.windows.is_open()) {
-            budgeted.admit_between(&mut self.aggregator);
-        }
-    }
-
-    /// Ends the window that is open, if there is one.
-    pub(super) fn end_window(&mut self) {
-        if let Err(error) = self.look_at_window(true) {
-            // A target that has ended has no gate to close, and the guard sees to any other.
-            tracing::debug!("the last window: {error}");
-        }
-    }
-
-    fn look_at_window(&mut self, end: bool) -> Result<(), SessionError> {
-        let Self { budgeted: Some(budgeted), target, attached, programs, .. } = self else {
-            return Ok(());
-        };
-        let Some(looked) = budgeted.look(end, target, &attached.gate, programs)? else {
-            return Ok(());
-        };
-        let weight = looked.weight();
-        let raw = if budgeted.windows.sees_all_raw() { Weight::ONE } else { weight };
-        self.aggregator.weigh(weight, raw);
-        self.take_records();
-        if let Some(budgeted) = &mut self.budgeted {
-            budgeted.admit(&looked, &mut self.aggregator);
-        }
-        Ok(())
-    }
-
-    /// Whether a window is open, which is looked at before its records are taken.
-    #[must_use]
-    pub fn is_in_window(&self) -> bool {
-        self.budgeted.as_ref().is_some_and(|budgeted| budgeted.windows.is_open())
-    }
-
-    /// Takes off the probes on returns of obj and mem, which are not needed any more.
-    pub(super) fn forget_obj_returns(&mut self) -> Result<(), SessionError> {
-        // What stands in the target could not be taken out meanwhile.
-        self.look_at_window(true)?;
-        if let Some(budgeted) = &mut self.budgeted {
-            budgeted.windows.forget_obj_returns();
-        }
-        self.programs.detach_behind(Probe::ObjReturn);
-        Ok(())
-    }
-
-    pub(super) fn tick_budget(&mut self) {
-        let Self { budgeted: Some(budgeted), target, aggregator, cost, programs, started, .. } =
-            self
-        else {
-            return;
-        };
-        budgeted.tick(target, aggregator, cost, programs, started.elapsed());
-    }
-
-    /// The numbers of all sites as they are estimated, where not everything was seen. `end` is the last census, of a
-    /// target that is still there.
-    pub(super) fn estimate(&mut self, end: Option<&Census>) -> Option<Estimated> {
-        let budgeted = self.budgeted.as_mut()?;
-        if end.is_some() {
-            budgeted.look_at_all(&self.target, &mut self.aggregator);
-        }
-        budgeted.estimate(&self.aggregator, &self.heap, end, self.window.end)
-    }
 }

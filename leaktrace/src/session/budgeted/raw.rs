@@ -4,7 +4,8 @@ use leaktrace_common::window::{Window, channel};
 
 use super::super::{SessionError, now_ns};
 use super::limits::Closer;
-use super::windows::{Part, Windows};
+use super::weights::Part;
+use super::windows::Windows;
 use crate::aggregator::Weight;
 use crate::budget::Spell;
 use crate::gate::{Gate, Reach};

@@ -8,7 +8,7 @@ use rustc_hash::FxHashMap;
 
 use super::super::now_ns;
 use super::sight::Sight;
-use super::windows::Part;
+use super::weights::Part;
 use crate::aggregator::{Aggregator, Domain, FIRST_LOOK_NS, Sample, Sampled, Weight};
 use crate::inspector::{Identity, Question};
 

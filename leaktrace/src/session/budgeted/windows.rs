@@ -9,8 +9,9 @@ use super::super::{SessionError, now_ns};
 use super::lane::Lane;
 use super::limits::{Closer, gate_slots, hits};
 use super::switch::Switch;
+use super::weights::{Part, Seen, weight};
 use super::work::Work;
-use crate::aggregator::{Domain, Weight};
+use crate::aggregator::Domain;
 use crate::budget::{Controller, Limits, Spell};
 use crate::gate::Gate;
 use crate::guard::SpellProbe;
@@ -37,15 +38,6 @@ const ON_THEIR_WAY_NS: u64 = 2_000_000;
 /// When a gate that could not be opened is tried again.
 const RETRY_NS: u64 = 100_000_000;
 
-/// A window of which less than that is the target's own work is a dense one.
-const DENSE: f64 = 0.5;
-
-/// What the share of the target's own work in a dense window is taken to be.
-const DENSE_WORK: f64 = 0.1;
-
-/// Between parts of one window there is no gap but that between two readings of the clock.
-const GAP_NS: f64 = 100_000.0;
-
 /// How often it is asked whether the target is at work, while a window is due.
 const ASK_EVERY_NS: u64 = 1_000_000;
 
@@ -56,17 +48,6 @@ const HOT_PATIENCE_NS: u64 = 2_000_000_000;
 /// How long that is lately; and how long no window is prolonged.
 const HOT_NS: u64 = 5_000_000_000;
 const DEAR_NS: u64 = 1_000_000_000;
-
-/// What a window, or a part of one that goes on, has come to.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Part {
-    /// Its number.
-    pub(super) number: u32,
-    /// How many births each one that was seen stands for.
-    pub(super) weight: Weight,
-    /// When it ended.
-    pub(super) ended_ns: u64,
-}
 
 /// An open window.
 #[derive(Clone, Copy, Debug)]
@@ -79,14 +60,6 @@ struct Open {
     until_hit: u64,
     /// When it is looked at next.
     looks_at_ns: u64,
-}
-
-/// What came of a window, or of a part of one, and when.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Seen {
-    spell: Spell,
-    pub(super) since_ns: u64,
-    pub(super) ended_ns: u64,
 }
 
 /// What is opened and closed for a window.
@@ -374,26 +347,15 @@ impl Windows {
         Ok(Some((seen, goes_on)))
     }
 
-    /// What a spell of a window stands for: the target's work since the last one and in it, of which it was at work for
-    /// `active_ns` here, at the pace of what was not spent in probes. To be asked once for each.
+    /// What a spell of a window stands for, in which the target was at work for `active_ns`. To be asked once for each.
     pub(super) fn weigh(&mut self, seen: &Seen, active_ns: u64) -> Part {
         let Seen { spell, since_ns, ended_ns } = *seen;
-        let probes = spell.hits as f64 * self.controller.hit_ns();
-        let active = (active_ns as f64).max(probes).min(spell.open_ns.max(1) as f64);
-        let work = active - probes;
-        let dense = work < active * DENSE;
-        // What is left of a dense window is a small difference of two large numbers: what it is taken to be instead is wrong
-        // for all of them alike, and the heap's count puts it right.
-        let work = if dense { active * DENSE_WORK } else { work };
-        let gap = since_ns.saturating_sub(self.ended_ns) as f64;
+        let gap_ns = since_ns.saturating_sub(self.ended_ns);
+        let (share, hit_ns) = (self.work.share(), self.controller.hit_ns());
         self.ended_ns = ended_ns;
         self.open_ns += spell.open_ns;
-        let weight = if gap < GAP_NS { 1.0 } else { (gap * self.work.share() + active) / work };
-        Part {
-            number: self.next_part(),
-            weight: Weight { births: weight.round().max(1.0) as u64, dense: dense && weight > 1.0 },
-            ended_ns,
-        }
+        let weight = weight(&spell, active_ns, gap_ns, share, hit_ns);
+        Part { number: self.next_part(), weight, ended_ns }
     }
 
     /// Whether the window that is due is to open now: the target is at work, or has not been met at work for too long.

@@ -1,0 +1,137 @@
+//! What a session does to keep to its budget, beside what every session does.
+
+use std::time::Duration;
+
+use super::super::{Session, SessionError};
+use super::{Budgeted, Estimated};
+use crate::aggregator::Weight;
+use crate::cpython::census::Census;
+use crate::kernel::Probe;
+
+impl Session {
+    /// Has it keep to `percent` of the target's time from now on, if it keeps to a budget at all: less than what it was
+    /// started with, where other processes are traced as well. The report names what it was started with.
+    pub fn keep_within(&mut self, percent: f64) {
+        if let Some(budgeted) = &mut self.budgeted {
+            budgeted.windows.set_share(percent / 100.0);
+        }
+    }
+
+    /// How long nothing needs to be done.
+    #[must_use]
+    pub fn idle(&self) -> Option<Duration> {
+        self.budgeted.as_ref().map(Budgeted::idle)
+    }
+
+    /// Opens or ends a window whose time has come.
+    ///
+    /// # Errors
+    /// The gate cannot be opened, or must not be.
+    pub fn step(&mut self) -> Result<(), SessionError> {
+        match self.see_to_raw().and_then(|()| self.see_to_window()) {
+            // The target is gone, which the next tick tells.
+            Err(SessionError::Gate(_)) => Ok(()),
+            other => other,
+        }
+    }
+
+    fn see_to_window(&mut self) -> Result<(), SessionError> {
+        let Some(budgeted) = &mut self.budgeted else { return Ok(()) };
+        if budgeted.open(&self.attached.gate, &mut self.programs)? {
+            self.look_at_window(false)?;
+        }
+        Ok(())
+    }
+
+    /// Where raw calls have become too many, they are seen in windows from now on.
+    fn see_to_raw(&mut self) -> Result<(), SessionError> {
+        let Some(budgeted) = &mut self.budgeted else { return Ok(()) };
+        if budgeted.windows.tend_lane(&self.attached.gate, &mut self.programs)? {
+            return Ok(());
+        }
+        // What was seen until then was all there was.
+        self.look_at_window(true)?;
+        self.drain();
+        match &mut self.budgeted {
+            Some(budgeted) => budgeted.windows.end_lane(&self.programs),
+            None => Ok(()),
+        }
+    }
+
+    /// Takes in what was counted between windows.
+    pub(in super::super) fn admit_between(&mut self) {
+        if let Some(budgeted) = self.budgeted.as_mut().filter(|it| !it.windows.is_open()) {
+            budgeted.admit_between(&mut self.aggregator);
+        }
+    }
+
+    /// Ends the window that is open, if there is one.
+    pub(in super::super) fn end_window(&mut self) {
+        if let Err(error) = self.look_at_window(true) {
+            // A target that has ended has no gate to close, and the guard sees to any other.
+            tracing::debug!("the last window: {error}");
+        }
+    }
+
+    fn look_at_window(&mut self, end: bool) -> Result<(), SessionError> {
+        let Self { budgeted: Some(budgeted), target, attached, programs, .. } = self else {
+            return Ok(());
+        };
+        let Some(looked) = budgeted.look(end, target, &attached.gate, programs)? else {
+            return Ok(());
+        };
+        let weight = looked.weight();
+        let raw = if budgeted.windows.sees_all_raw() { Weight::ONE } else { weight };
+        self.aggregator.weigh(weight, raw);
+        self.take_records();
+        if let Some(budgeted) = &mut self.budgeted {
+            budgeted.admit(&looked, &mut self.aggregator);
+        }
+        Ok(())
+    }
+
+    /// Whether a window is open, which is looked at before its records are taken.
+    #[must_use]
+    pub fn is_in_window(&self) -> bool {
+        self.budgeted.as_ref().is_some_and(|budgeted| budgeted.windows.is_open())
+    }
+
+    /// Takes off the probes on returns of obj and mem, which are not needed any more.
+    pub(in super::super) fn forget_obj_returns(&mut self) -> Result<(), SessionError> {
+        // What stands in the target could not be taken out meanwhile.
+        self.look_at_window(true)?;
+        if let Some(budgeted) = &mut self.budgeted {
+            budgeted.windows.forget_obj_returns();
+        }
+        self.programs.detach_behind(Probe::ObjReturn);
+        Ok(())
+    }
+
+    pub(in super::super) fn tick_budget(&mut self) {
+        let Self {
+            budgeted: Some(budgeted),
+            target,
+            aggregator,
+            cost,
+            programs,
+            started,
+            heap,
+            ..
+        } = self
+        else {
+            return;
+        };
+        budgeted.tick(target, aggregator, cost, programs, started.elapsed());
+        budgeted.count(target, heap, started.elapsed());
+    }
+
+    /// The numbers of all sites as they are estimated, where not everything was seen. `end` is the last census, of a
+    /// target that is still there.
+    pub(in super::super) fn estimate(&mut self, end: Option<&Census>) -> Option<Estimated> {
+        let budgeted = self.budgeted.as_mut()?;
+        if end.is_some() {
+            budgeted.look_at_all(&self.target, &mut self.aggregator);
+        }
+        budgeted.estimate(&self.aggregator, &self.heap, end, self.window.end)
+    }
+}
