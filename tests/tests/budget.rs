@@ -1,5 +1,6 @@
 //! Tracing within a budget: what it costs, what it finds, and that nothing depends on leaktrace being there.
 
+use std::path::Path;
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -74,6 +75,34 @@ fn a_leak_in_a_hot_target_is_named_and_measured_within_the_budget() {
         assert!((90.0..=110.0).contains(&explained), "{explained}");
         assert_eq!(slots.open_in(target.pid), 0);
         assert!(target.finish().success());
+    }
+}
+
+#[test]
+fn the_leak_of_a_service_that_works_in_bursts_is_found_without_any_flag() {
+    if !can_trace() {
+        return;
+    }
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../leaktrace/src/demo/service.py");
+    let text = std::fs::read_to_string(&script).expect("it can be read");
+    let marked = text.lines().position(|line| line.ends_with("# LEAK")).expect("a line is marked");
+    for python in some() {
+        let mut command = python.command();
+        command.arg(&script).arg("1");
+        let target = Target::start_command(command);
+        let tracer = Tracer::start_by_default(target.pid, &["--duration", "30s"]);
+        let report = tracer.report();
+        let first = report.sites().next().expect("there are sites");
+        let growth = first.number("growth_blocks_per_s");
+        println!("{}: {growth:.0} blocks a second, {:?}", python.version, first.0["evidence"]);
+        let leaking = report.sites().filter(|site| site.verdict() == "leaking");
+        let lines: Vec<String> = leaking.map(|site| site.line()).collect();
+        let planted = format!("{}:{}", script.display(), marked + 1);
+        assert_eq!((first.line(), first.verdict()), (planted.clone(), "leaking"));
+        assert!(lines.iter().all(|line| *line == planted), "{lines:?}");
+        // Four requests every 10 ms, and what they take themselves.
+        assert!((250.0..=410.0).contains(&growth), "{growth}");
+        assert_default(&report);
     }
 }
 

@@ -64,6 +64,12 @@ extern "C" fn stepped() {
     naked_asm!("xor eax, eax", "ret")
 }
 
+/// Offset in this program's file of what is probed.
+#[cfg(test)]
+pub(super) fn probed_offset() -> Option<u64> {
+    own_offset(emulated as *const () as u64)
+}
+
 /// Offset in this program's file of an address in its code.
 fn own_offset(address: u64) -> Option<u64> {
     let maps = procfs::process::Process::myself().ok()?.maps().ok()?;

@@ -207,7 +207,20 @@ fn is_alive(pid: u32) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::owned;
+    use std::fs::File;
+    use std::io::Read as _;
+    use std::os::unix::fs::FileExt as _;
+    use std::path::Path;
+    use std::process::{Command, Stdio};
+    use std::time::{Duration, Instant};
+
+    use leaktrace_common::config::Config;
+
+    use super::*;
+    use crate::kernel::{Programs, calibrate, features};
+
+    /// Says that this is the process that is probed.
+    const PROBED: &str = "LEAKTRACE_TEST_IS_PROBED";
 
     #[test]
     fn an_event_tells_whose_it_is() {
@@ -216,5 +229,62 @@ mod tests {
         for other in ["p:uprobes/free_1_2 /bin/a:0x1", "", "p:leaktrace/x /bin/a:0x1"] {
             assert_eq!(owned(other), None, "{other}");
         }
+    }
+
+    #[test]
+    fn a_breakpoint_is_put_into_a_process_and_taken_out_at_once() {
+        if std::env::var_os(PROBED).is_some() {
+            // Until the other one has done with it.
+            let _ = io::stdin().read_to_end(&mut Vec::new());
+            return;
+        }
+        if let Err(error) = features::Kernel::check() {
+            assert!(std::env::var_os("LEAKTRACE_E2E").is_none(), "must run here: {error}");
+            return;
+        }
+        let program = std::env::current_exe().unwrap();
+        let name = "kernel::uprobe_events::tests::a_breakpoint_is_put_into_a_process_and_taken_out_at_once";
+        let mut child = Command::new(&program);
+        child.args(["--exact", name]).env(PROBED, "1").stdin(Stdio::piped()).stdout(Stdio::null());
+        let mut child = child.spawn().unwrap();
+        std::thread::sleep(Duration::from_millis(300));
+        let offset = calibrate::probed_offset().unwrap();
+        let process = procfs::process::Process::new(child.id().cast_signed()).unwrap();
+        let mapping = process.maps().unwrap().into_iter().find(|map| {
+            let length = map.address.1 - map.address.0;
+            let is_code = map.perms.contains(procfs::process::MMPermissions::EXECUTE);
+            is_code && (map.offset..map.offset + length).contains(&offset)
+        });
+        let mapping = mapping.expect("it runs the same program");
+        let address = mapping.address.0 + offset - mapping.offset;
+        let memory =
+            File::open(Path::new("/proc").join(child.id().to_string()).join("mem")).unwrap();
+        let byte = || {
+            let mut byte = [0];
+            memory.read_exact_at(&mut byte, address).unwrap();
+            byte[0]
+        };
+        let before = byte();
+        let mut programs = Programs::load(&Config::default(), false).unwrap();
+        let event = programs.define_event(Probe::Calibrate, &program, offset).unwrap();
+        assert_eq!(byte(), before, "it is in this process alone");
+        // What the first ones wait for has been waited for then.
+        let mut quickest = Duration::MAX;
+        for _ in 0..20 {
+            let standing = put(event, child.id()).unwrap();
+            assert_eq!(byte(), 0xcc);
+            let start = Instant::now();
+            drop(standing);
+            quickest = quickest.min(start.elapsed());
+            assert_eq!(byte(), before);
+        }
+        println!("taken out within {quickest:?}");
+        assert!(quickest < Duration::from_millis(5));
+        drop(programs);
+        let events = Tracefs::open().unwrap().events().unwrap();
+        let own = |line: &str| owned(line).is_some_and(|it| it.1 == std::process::id());
+        assert!(!events.lines().any(own), "{events}");
+        drop(child.stdin.take());
+        assert!(child.wait().unwrap().success());
     }
 }

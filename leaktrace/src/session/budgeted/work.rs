@@ -86,7 +86,11 @@ mod tests {
     #[test]
     fn a_thread_that_works_is_found_and_one_that_waits_is_not() {
         static ENOUGH: AtomicBool = AtomicBool::new(false);
-        let busy = thread::spawn(|| while !ENOUGH.load(Ordering::Relaxed) {});
+        let busy = thread::spawn(|| {
+            while !ENOUGH.load(Ordering::Relaxed) {
+                std::hint::spin_loop();
+            }
+        });
         let mut work = Work::new(std::process::id());
         assert!((work.share() - 1.0).abs() < 1e-9);
         assert!((0..100).any(|_| work.is_found(0)));
