@@ -29,7 +29,7 @@ pub use services::services_python;
 pub use slots::Slots;
 pub use stacks::{Frame, Stack, Stacks};
 pub use symbols::SymbolProbes;
-pub use target::{Target, leaking_line, workload};
+pub use target::{Target, leaking_line, marked_line, workload};
 pub use text::Text;
 pub use tracer::{Ended, Report, Site, Tracer, leaktrace};
 

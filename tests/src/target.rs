@@ -150,9 +150,18 @@ pub fn workload(name: &str) -> PathBuf {
 /// None is marked.
 #[must_use]
 pub fn leaking_line(name: &str) -> String {
+    marked_line(name, "# LEAK")
+}
+
+/// `file:line` of the line of a workload that ends with `mark`.
+///
+/// # Panics
+/// None does.
+#[must_use]
+pub fn marked_line(name: &str, mark: &str) -> String {
     let path = workload(name);
     let text = std::fs::read_to_string(&path).expect("it can be read");
-    let index = text.lines().position(|line| line.ends_with("# LEAK")).expect("one is marked");
+    let index = text.lines().position(|line| line.ends_with(mark)).expect("one is marked");
     format!("{}:{}", path.display(), index + 1)
 }
 

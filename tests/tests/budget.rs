@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use leaktrace_tests::{
     Python, Report, Slots, Target, Tracer, can_trace, debian_python, leaking_line, leaktrace,
-    pythons, record,
+    marked_line, pythons, record,
 };
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -223,4 +223,32 @@ fn blocks_over_512_bytes_are_all_seen_while_that_is_within_the_budget() {
             assert!(target.finish().success());
         }
     }
+}
+
+#[test]
+fn phases_with_leaks_of_their_own_are_told_apart() {
+    if !can_trace() {
+        return;
+    }
+    let Some(python) = debian_python() else { return };
+    let mut target = Target::start(&python, "phases.py", &[]);
+    let tracer = Tracer::start_by_default(target.pid, &[]);
+    let before = target.ask("count");
+    // Each phase eight times.
+    sleep(Duration::from_secs(48));
+    let after = target.ask("count");
+    let report = tracer.stop();
+    for (key, mark) in [("first", "# FIRST"), ("second", "# SECOND")] {
+        let line = marked_line("phases.py", mark);
+        let kept = rate_between(&before, &after, key);
+        let found = report.sites().find(|site| site.line() == line && site.is_small());
+        let found = found.expect("it is seen");
+        let growth = found.number("growth_blocks_per_s");
+        println!("{key}: {kept:.0} blocks a second, {growth:.0} found, {}", found.0["evidence"]);
+        assert!((growth / kept - 1.0).abs() < 0.25, "{key}: {growth} of {kept}");
+        assert!(matches!(found.verdict(), "leaking" | "growing"), "{key}: {:?}", found.0);
+    }
+    assert!(report.number("/session/traced_fraction") < 0.5);
+    assert!(report.number("/session/overhead_pct") <= 1.1);
+    assert!(target.finish().success());
 }
