@@ -258,7 +258,10 @@ impl Inspector {
         let (geometry, chunks) = (self.geometry.as_ref(), self.chunks.as_ref());
         let states = states(&mut view, geometry, chunks, questions);
         let mut answers: Vec<Answer> = states.into_iter().map(answer).collect();
-        let alive = (0..questions.len()).filter(|&index| answers[index] == Answer::Alive);
+        // What a pool that changes all the time does not tell, the object in the block may.
+        let may_live =
+            |answer: Answer| matches!(answer, Answer::Alive | Answer::Unknown(Reason::Torn));
+        let alive = (0..questions.len()).filter(|&index| may_live(answers[index]));
         let (indices, held): (Vec<usize>, Vec<(Block, Identity)>) = alive
             .filter_map(|index| {
                 let question = questions.get(index)?;
@@ -267,7 +270,7 @@ impl Inspector {
             .unzip();
         let objectless = |question: &Question| question.held_none && !question.is_raw;
         let (others, bare): (Vec<usize>, Vec<Block>) = (0..questions.len())
-            .filter(|&index| answers[index] == Answer::Alive && objectless(&questions[index]))
+            .filter(|&index| may_live(answers[index]) && objectless(&questions[index]))
             .map(|index| (index, block(&questions[index])))
             .unzip();
         let now = self.objects.identify(&mut view, &mut self.types, &bare);
