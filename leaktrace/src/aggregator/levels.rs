@@ -34,9 +34,16 @@ struct Mark {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Levels {
     marks: Vec<Mark>,
+    /// Until when everything was seen.
+    whole_ns: u64,
 }
 
 impl Levels {
+    /// Everything was seen until then, before the first count.
+    pub(super) fn whole_until(&mut self, at_ns: u64) {
+        self.whole_ns = at_ns;
+    }
+
     /// Adds a count, later than all before.
     pub(super) fn mark(&mut self, at_ns: u64, born: Born, sampled: BTreeMap<u64, Sum>) {
         if self.marks.len() >= MOST_MARKS {
@@ -63,7 +70,11 @@ impl Levels {
             let ratio = ratio * trust + (1.0 - trust);
             (mark.at_ns, ratio.clamp(1.0 / FARTHEST, FARTHEST))
         };
-        Level(self.marks.iter().map(factor).collect())
+        let factors: Vec<(u64, f64)> = self.marks.iter().map(factor).collect();
+        // What was seen as it was needs no correction.
+        let first = factors.first().map_or(1.0, |first| first.1);
+        let first = if self.whole_ns > 0 { 1.0 } else { first };
+        Level { first: (self.whole_ns, first), factors }
     }
 
     /// What lives of a class at a time, between two counts as if it had grown evenly.
@@ -74,14 +85,19 @@ impl Levels {
 }
 
 /// The factors of a size class.
-pub(super) struct Level(Vec<(u64, f64)>);
+pub(super) struct Level {
+    first: (u64, f64),
+    factors: Vec<(u64, f64)>,
+}
 
 impl Level {
     /// The one at a time of a trace that lasts until `end_ns`.
     pub(super) fn at(&self, at_ns: u64, end_ns: u64) -> f64 {
-        let first = self.0.first().map_or(1.0, |first| first.1);
-        let points = self.0.iter().copied().chain([(end_ns, 1.0)]);
-        between(points, (0, first), at_ns)
+        if at_ns <= self.first.0 {
+            return self.first.1;
+        }
+        let points = self.factors.iter().copied().chain([(end_ns, 1.0)]);
+        between(points, self.first, at_ns)
     }
 }
 
@@ -125,6 +141,17 @@ mod tests {
         assert!((level.at(20 * SECOND, 30 * SECOND) - 1.0).abs() < 1e-9);
         assert!((level.at(15 * SECOND, 30 * SECOND) - 0.75).abs() < 1e-9);
         assert!((level.at(30 * SECOND, 30 * SECOND) - 1.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn what_was_seen_as_a_whole_is_not_corrected() {
+        let mut levels = Levels::default();
+        levels.whole_until(8 * SECOND);
+        levels.mark(10 * SECOND, born(1_000.0), sum(1_800.0, 1_000));
+        let level = levels.of_class(48, 1.0, 1.0, 0.0);
+        assert!((level.at(5 * SECOND, 30 * SECOND) - 1.0).abs() < 1e-9);
+        assert!((level.at(9 * SECOND, 30 * SECOND) - 0.75).abs() < 1e-9);
+        assert!((level.at(10 * SECOND, 30 * SECOND) - 0.5).abs() < 1e-9);
     }
 
     #[test]

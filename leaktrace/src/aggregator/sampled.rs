@@ -107,6 +107,11 @@ impl Sampled {
         }
     }
 
+    /// Everything was seen until then.
+    pub fn whole_until(&mut self, at_ns: u64) {
+        self.levels.whole_until(at_ns.saturating_sub(self.started_at_ns));
+    }
+
     /// A census at `at_ns` says that so much lives that was born since the trace began.
     pub fn mark(&mut self, at_ns: u64, born: Born) {
         let mut sampled: BTreeMap<u64, Sum> = BTreeMap::new();

@@ -18,7 +18,7 @@ const SPACING_NS: f64 = 20e6;
 const LONGEST_NS: f64 = 1e6;
 
 /// What may be saved up, as time: a target that was quiet for so long may be seen for longer afterwards.
-const SAVED_NS: f64 = 100e6;
+const SAVED_NS: f64 = 200e6;
 
 /// How much longer than its hits are expected to take a window may be.
 const PATIENCE: f64 = 1.5;
@@ -104,6 +104,12 @@ impl Controller {
         (PAUSE * self.hit_ns() / self.share) as u64
     }
 
+    /// Nanoseconds from one window to the next, on average, of a target that makes calls without pause.
+    #[must_use]
+    pub fn period_ns(&self) -> f64 {
+        (self.window_ns() + self.opening_ns) / self.share
+    }
+
     /// What a window may take that opens now.
     pub fn open(&mut self) -> Limits {
         self.account.spend(self.opening_ns);
@@ -131,6 +137,11 @@ impl Controller {
             self.bound_ns = (self.bound_ns * 1.001).min(bound);
         }
         self.account.spend(hits as f64 * self.hit_ns());
+    }
+
+    /// Books what came beside windows.
+    pub fn spend(&mut self, ns: f64) {
+        self.account.spend(ns);
     }
 
     /// All that the target paid, in nanoseconds.

@@ -61,8 +61,8 @@ impl Gate {
 
     /// Whether every slot is open that can be. Of a target that is gone nothing is.
     #[must_use]
-    pub fn is_open(&self) -> bool {
-        let mut slots = self.slots.iter().filter(|slot| slot.moves());
+    pub fn is_open(&self, reach: Reach) -> bool {
+        let mut slots = self.slots.iter().filter(|slot| slot.moves() && reach.covers(slot));
         slots.all(|slot| self.memory.read_u64(slot.address()) == Ok(slot.open))
     }
 

@@ -40,7 +40,12 @@ pub fn run(pid: u32, parent: u32, parts: &[String]) -> io::Result<()> {
             PollFd::from_borrowed_fd(lifeline.as_fd(), PollFlags::IN),
             PollFd::new(&orders, PollFlags::IN),
         ];
-        poll(&mut events, closer.patience().as_ref())?;
+        match poll(&mut events, closer.patience().as_ref()) {
+            Ok(_) => {}
+            Err(Errno::INTR) => continue,
+            // Whatever is open must not stay so.
+            Err(_) => break,
+        }
         if !events[1].revents().is_empty() {
             break;
         }

@@ -111,8 +111,13 @@ impl Guard {
     fn wait_for(&mut self, wanted: impl Fn(Message) -> bool) -> io::Result<Message> {
         loop {
             let mut events = [PollFd::new(&self.socket, PollFlags::IN)];
-            if poll(&mut events, Some(&PATIENCE))? == 0 {
-                return Err(io::Error::new(io::ErrorKind::TimedOut, "the guard does not answer"));
+            match poll(&mut events, Some(&PATIENCE)) {
+                Ok(0) => {
+                    let cause = "the guard does not answer";
+                    return Err(io::Error::new(io::ErrorKind::TimedOut, cause));
+                }
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
             }
             match self.receive()? {
                 Some(message) if wanted(message) => return Ok(message),

@@ -10,7 +10,6 @@
 use std::io;
 use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 use std::path::Path;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use aya_obj::generated::{perf_event_attr, perf_type_id};
@@ -29,9 +28,6 @@ const SET_BPF: libc::c_ulong = 0x4004_2408;
 
 /// How often events that a process used which has just ended are tried to be removed.
 const TRIES: u32 = 20;
-
-/// Tells the events of one process from each other.
-static NUMBER: AtomicU32 = AtomicU32::new(0);
 
 /// The uprobe events of one session. Dropping it removes them.
 #[derive(Debug)]
@@ -72,8 +68,9 @@ impl UprobeEvents {
         file: &Path,
         offset: u64,
     ) -> io::Result<u64> {
-        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let name = format!("{}_{}_{number}", probe.name(), std::process::id());
+        // tracefs is the same for all, and pids are not.
+        let token = fastrand::u64(..);
+        let name = format!("{}_{}_{token:x}", probe.name(), std::process::id());
         let kind = if probe.is_return() { 'r' } else { 'p' };
         let file = file.display();
         self.tracefs.tell(&format!("{kind}:{GROUP}/{name} {file}:{offset:#x}"))?;

@@ -70,8 +70,17 @@ impl CostMeter {
 
     /// What a hit costs on average; `None` before any was measured.
     pub(super) fn hit_ns(&self, programs: &Programs) -> Option<f64> {
+        self.price_ns(programs, |_| true)
+    }
+
+    /// The same of raw functions, whose allocations have a probe on their return as well.
+    pub(super) fn raw_hit_ns(&self, programs: &Programs) -> Option<f64> {
+        self.price_ns(programs, Probe::is_raw)
+    }
+
+    fn price_ns(&self, programs: &Programs, of: impl Fn(Probe) -> bool) -> Option<f64> {
         let (mut entries, mut spent) = (0, 0.0);
-        for probe in Probe::of_targets() {
+        for probe in Probe::of_targets().filter(|&probe| of(probe)) {
             let runs = programs.runs(probe);
             spent +=
                 runs as f64 * (self.trap_ns(probe)? + programs.mean_run_ns(probe).unwrap_or(0.0));

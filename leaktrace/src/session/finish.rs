@@ -102,6 +102,7 @@ impl Session {
         if std::mem::replace(&mut self.closed, true) {
             return;
         }
+        self.check_raw();
         self.end_window();
         // Once frees are not seen any more, the names of new stacks cannot be trusted.
         self.drain();

@@ -24,6 +24,7 @@ const LONGEST_BETWEEN: Duration = Duration::from_millis(100);
 pub(super) struct HeapCheck {
     arrays: Arrays,
     start: Result<Census, CensusError>,
+    took: Duration,
 }
 
 impl HeapCheck {
@@ -43,7 +44,8 @@ impl HeapCheck {
             }
             Err(error) => tracing::debug!("no census: {error}"),
         }
-        Self { arrays, start }
+        let took = start.as_ref().map_or(Duration::ZERO, |census| census.took);
+        Self { arrays, start, took }
     }
 
     /// The census at the start.
@@ -51,13 +53,17 @@ impl HeapCheck {
         self.start.as_ref().ok()
     }
 
-    /// Counts in between; `None` where that would take too long, or cannot be done.
+    /// Counts in between; `None` where that cannot be done, or did not come out right this time.
     pub(super) fn count_between(&mut self, target: &Target) -> Option<Census> {
-        let start = self.start.as_ref().ok()?;
-        if start.took > LONGEST_BETWEEN {
-            return None;
-        }
-        census(target, &mut self.arrays).ok().filter(Census::is_complete)
+        self.start.as_ref().ok()?;
+        let counted = census(target, &mut self.arrays).ok()?;
+        self.took = counted.took;
+        Some(counted).filter(Census::is_complete)
+    }
+
+    /// How long the last count took, if counting can be done between windows.
+    pub(super) fn takes(&self) -> Option<Duration> {
+        (self.start.is_ok() && self.took <= LONGEST_BETWEEN).then_some(self.took)
     }
 
     /// Counts again. The gate has just been closed.

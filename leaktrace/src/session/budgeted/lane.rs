@@ -61,16 +61,16 @@ impl Lane {
     }
 
     /// Whether the slots are to be opened now, and stay open.
-    pub(super) fn is_waiting(&self) -> bool {
-        self.state == State::Waiting
+    pub(super) const fn is_waiting(&self) -> bool {
+        matches!(self.state, State::Waiting)
     }
 
-    pub(super) fn is_open(&self) -> bool {
+    pub(super) const fn is_open(&self) -> bool {
         matches!(self.state, State::Open { .. })
     }
 
     /// Whether all raw calls since the trace began were seen.
-    pub(super) fn is_whole(&self) -> bool {
+    pub(super) const fn is_whole(&self) -> bool {
         self.is_waiting() || self.is_open()
     }
 

@@ -51,7 +51,7 @@ impl Windows {
         let until_ns = allocations_until_ns + FREES_NS + self.switch.switching_ns();
         self.switch.arm(until_ns + LATE_NS).map_err(SessionError::Guard)?;
         if self.closer == Closer::Kernel {
-            for &index in self.channels() {
+            for index in self.channels() {
                 let allocations_until_hit = programs.windows.passed(index)?.hits + most;
                 let window = Window {
                     id: self.last_id,
@@ -67,7 +67,7 @@ impl Windows {
     }
 
     pub(super) fn was_closed(&self, programs: &Programs, id: u64) -> Result<bool, SessionError> {
-        for &index in self.channels() {
+        for index in self.channels() {
             if programs.windows.passed(index)?.closed == id {
                 return Ok(true);
             }
@@ -84,9 +84,10 @@ impl Windows {
         if self.lane.is_open() { Reach::Objects } else { Reach::All }
     }
 
-    /// The same, as the kernel side has it.
-    fn channels(&self) -> &'static [u32] {
-        if self.lane.is_open() { &[channel::OBJ] } else { &[channel::OBJ, channel::RAW] }
+    /// The same, as the kernel side has it: without channels that have no gate to be closed.
+    fn channels(&self) -> Vec<u32> {
+        let is_meant = |&index: &u32| index != channel::RAW || !self.lane.is_open();
+        self.gated.iter().copied().filter(is_meant).collect()
     }
 }
 

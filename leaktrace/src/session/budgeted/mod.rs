@@ -32,7 +32,7 @@ use crate::kernel::{Programs, priority};
 use fresh::Fresh;
 pub(super) use limits::Closer;
 use older::{Classes, Older};
-use sampling::Sampling;
+use sampling::{Gaps, Sampling};
 use sight::Sight;
 use weights::Part;
 use windows::{Parts, Windows};
@@ -166,10 +166,7 @@ impl Budgeted {
         gate: &Gate,
         programs: &mut Programs,
     ) -> Result<bool, SessionError> {
-        if self.windows.is_due()
-            && !self.windows.must_wait_for(programs)
-            && self.windows.meets_work()
-        {
+        if self.windows.meets_work() && !self.windows.must_wait_for(programs) {
             self.windows.open(gate, programs)?;
         }
         Ok(self.windows.is_open() && self.windows.idle().is_zero())
@@ -205,7 +202,10 @@ impl Budgeted {
             windows.close(gate, programs, identify)?
         };
         // A gap before it, or behind it.
-        self.gaps |= part.weight.births > 1 || !counts || !(goes_on || end);
+        let has_gap = part.weight.births > 1 || !counts || !(goes_on || end);
+        if has_gap && !std::mem::replace(&mut self.gaps, true) {
+            self.sampling.sampled.whole_until(seen.ended_ns);
+        }
         let on_their_way = fresh.on_their_way().collect();
         Ok(Some(Looked { part, identities, on_their_way, counts }))
     }
@@ -275,8 +275,12 @@ impl Budgeted {
         if let Some(ns) = cost.hit_ns(programs) {
             self.windows.controller.set_hit_ns(ns);
         }
+        if let Some(ns) = cost.raw_hit_ns(programs) {
+            self.windows.raw_hit_ns = Some(ns);
+        }
+        let gaps = self.all_gaps();
         let mut sight = sight(&mut self.inspector, target);
-        self.sampling.look(&mut sight, seen, self.gaps);
+        self.sampling.look(&mut sight, seen, gaps);
         if elapsed >= self.older_looked_at + OLDER_EVERY {
             self.older_looked_at = elapsed;
             self.older.look(&mut sight);
@@ -288,11 +292,10 @@ impl Budgeted {
         if elapsed < self.counts_at || self.windows.is_open() || self.is_whole() {
             return;
         }
-        let Some(census) = heap.count_between(target) else {
-            self.counts_at = Duration::MAX;
-            return;
-        };
-        self.counts_at = elapsed + COUNT_EVERY.max(census.took * COUNTING);
+        let Some(took) = heap.takes() else { return };
+        self.counts_at = elapsed + COUNT_EVERY.max(took * COUNTING);
+        self.older.look(&mut sight(&mut self.inspector, target));
+        let Some(census) = heap.count_between(target) else { return };
         if let Some(start) = heap.first() {
             self.sampling.sampled.mark(now_ns(), self.older.born(start, &census.classes));
             self.last_count = Some(census.classes);
@@ -301,8 +304,9 @@ impl Budgeted {
 
     /// Looks at everything for the last time. The target must still be there.
     pub(super) fn look_at_all(&mut self, target: &Target, seen: &mut Aggregator) {
+        let gaps = self.all_gaps();
         let mut sight = sight(&mut self.inspector, target);
-        self.sampling.look_at_all(&mut sight, seen, self.gaps);
+        self.sampling.look_at_all(&mut sight, seen, gaps);
         self.older.look(&mut sight);
     }
 
@@ -333,6 +337,11 @@ impl Budgeted {
         let bytes = |blocks: &Born| blocks.iter().map(|(&class, n)| class as f64 * n).sum::<f64>();
         let net_pool_bytes = gone.map(|gone| (bytes(&living) - bytes(&gone)).round() as i64);
         Some(Estimated { snapshot, net_pool_bytes })
+    }
+
+    const fn all_gaps(&self) -> Gaps {
+        let lane = &self.windows.lane;
+        Gaps { objects: self.gaps, raw: self.gaps && !lane.is_whole() || lane.has_fallen() }
     }
 
     /// Whether nothing went unseen since the start.

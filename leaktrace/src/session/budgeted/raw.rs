@@ -7,12 +7,14 @@ use super::limits::Closer;
 use super::weights::Part;
 use super::windows::Windows;
 use crate::aggregator::Weight;
-use crate::budget::Spell;
 use crate::gate::{Gate, Reach};
 use crate::kernel::Programs;
 
 /// How long the slots stay open without another word: as long as the guard leaves them.
 const KEPT_NS: u64 = 300_000_000;
+
+/// How much more a raw hit costs than others where that was not measured: a trap on its return.
+const DEARER: f64 = 2.0;
 
 /// Numbers of the windows that the kernel side is told of the raw slots: far from those of real ones.
 const FIRST_ID: u64 = 1 << 62;
@@ -53,18 +55,26 @@ impl Windows {
             return Ok(true);
         }
         let passed = programs.windows.passed(channel::RAW)?;
-        let hit_ns = self.controller.hit_ns();
+        let hit_ns = self.raw_hit_ns();
         let (hits, goes_on) = self.lane.tend(now, passed.hits, hit_ns);
-        self.controller.book(Spell { hits, open_ns: 0, by_hits: false });
+        self.controller.spend(hits as f64 * hit_ns);
         self.note_closings();
         let by_kernel = self.lane_id >= FIRST_ID && passed.closed == self.lane_id;
-        if goes_on && !self.raw_closed_by_others && !by_kernel && self.switch.keep_raw() {
+        // Whoever closed them, or put back a table of his own: what came since was not seen.
+        let is_open = gate.is_open(Reach::Raw);
+        if goes_on && is_open && !self.raw_closed_by_others && !by_kernel && self.switch.keep_raw()
+        {
             self.limit_lane(programs)?;
             return Ok(true);
         }
         // A target that is gone has none left to close.
         let _ = gate.close_all_of(Reach::Raw);
         Ok(false)
+    }
+
+    /// Whether the slots are not open any more although nobody meant to close them, as where leaktrace was stopped for long.
+    pub(super) fn lost_lane(&self, gate: &Gate) -> bool {
+        self.lane.is_open() && !gate.is_open(Reach::Raw)
     }
 
     /// From now on the slots are opened in windows.
@@ -78,6 +88,10 @@ impl Windows {
         Ok(())
     }
 
+    fn raw_hit_ns(&self) -> f64 {
+        self.raw_hit_ns.unwrap_or_else(|| DEARER * self.controller.hit_ns())
+    }
+
     /// Tells the kernel side until when the slots may be open.
     fn limit_lane(&mut self, programs: &mut Programs) -> Result<(), SessionError> {
         if self.closer == Closer::Guard {
@@ -86,7 +100,7 @@ impl Windows {
         self.lane_id = (self.lane_id + 1).max(FIRST_ID);
         let now = now_ns();
         let hits = programs.windows.passed(channel::RAW)?.hits;
-        let until_hit = hits + self.lane.left(now, self.controller.hit_ns());
+        let until_hit = hits + self.lane.left(now, self.raw_hit_ns());
         let until_ns = now + KEPT_NS;
         programs.windows.set(
             channel::RAW,

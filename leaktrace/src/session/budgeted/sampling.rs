@@ -52,6 +52,15 @@ struct Watched {
     born_ns: u64,
 }
 
+/// Whose frees go unseen now and then.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Gaps {
+    /// Of objects.
+    pub(super) objects: bool,
+    /// Of raw blocks.
+    pub(super) raw: bool,
+}
+
 /// A look that is to come.
 #[derive(Clone, Copy, Debug)]
 struct Due {
@@ -163,8 +172,8 @@ impl Sampling {
         self.looks[level].push_back(Due { at_ns, address, born_ns });
     }
 
-    /// Looks at the blocks whose time has come, and has `seen` forget those that are dead, if frees go unseen (`gaps`).
-    pub(super) fn look(&mut self, sight: &mut Sight<'_>, seen: &mut Aggregator, gaps: bool) {
+    /// Looks at the blocks whose time has come, and has `seen` forget those that are dead, if frees go unseen.
+    pub(super) fn look(&mut self, sight: &mut Sight<'_>, seen: &mut Aggregator, gaps: Gaps) {
         let now_ns = now_ns();
         for level in 0..AGES_NS.len() {
             let due = self.due(level, now_ns);
@@ -202,7 +211,7 @@ impl Sampling {
     }
 
     /// Looks at every block once more, the youngest too: the end has come.
-    pub(super) fn look_at_all(&mut self, sight: &mut Sight<'_>, seen: &mut Aggregator, gaps: bool) {
+    pub(super) fn look_at_all(&mut self, sight: &mut Sight<'_>, seen: &mut Aggregator, gaps: Gaps) {
         let (now_ns, began) = (now_ns(), Instant::now());
         let all: Vec<u64> = self.watched.keys().copied().collect();
         for some in all.chunks(BATCH) {
@@ -219,7 +228,7 @@ impl Sampling {
         sight: &mut Sight<'_>,
         seen: &mut Aggregator,
         addresses: &[u64],
-        (now_ns, gaps): (u64, bool),
+        (now_ns, gaps): (u64, Gaps),
     ) {
         let question = |&address: &u64| {
             let Watched { size, is_raw, identity, held_none, .. } = *self.watched.get(&address)?;
@@ -234,7 +243,8 @@ impl Sampling {
             }
             self.forget(question.address, now_ns);
             // As long as all frees are seen, they tell.
-            if gaps {
+            let unseen = if question.is_raw { gaps.raw } else { gaps.objects };
+            if unseen {
                 seen.find_dead(question.address);
             }
         }

@@ -65,6 +65,16 @@ impl Session {
         }
     }
 
+    /// Says that raw calls went unseen, if they did: the end has come.
+    pub(in super::super) fn check_raw(&mut self) {
+        let Self { budgeted: Some(budgeted), attached, programs, .. } = self else { return };
+        if budgeted.windows.lost_lane(&attached.gate)
+            && let Err(error) = budgeted.windows.end_lane(programs)
+        {
+            tracing::debug!("raw calls: {error}");
+        }
+    }
+
     /// Ends the window that is open, if there is one.
     pub(in super::super) fn end_window(&mut self) {
         if let Err(error) = self.look_at_window(true) {

@@ -3,7 +3,8 @@
 use std::io;
 
 use super::super::now_ns;
-use crate::gate::{Gate, Reach};
+use crate::cpython::tables::Slot as Function;
+use crate::gate::{Gate, Reach, Slot};
 use crate::guard::{Closings, Guard, Order, Sees, SpellProbe};
 
 /// How long it may take to put probes in or out: the kernel may have to wait until others have done with it.
@@ -89,7 +90,7 @@ impl Switch {
 
     /// Whether everything is open, as far as can be told.
     pub(super) fn is_open(&mut self, gate: &Gate) -> bool {
-        gate.is_open() && self.guard.is_alive()
+        gate.is_open(Reach::All) && self.guard.is_alive()
     }
 
     /// Closes what sees allocations. Frees are still seen.
@@ -153,8 +154,9 @@ impl Switch {
 
     /// Whether all calls of raw functions come by the gate.
     pub(super) fn has_raw_in(&self, gate: &Gate) -> bool {
-        let mut raw = gate.slots().iter().filter(|slot| slot.raw).peekable();
-        raw.peek().is_some() && raw.all(crate::gate::Slot::moves)
+        let raw: Vec<&Slot> = gate.slots().iter().filter(|slot| slot.raw).collect();
+        let has = |function| raw.iter().any(|slot| slot.function == function);
+        Function::ALL.into_iter().all(has) && raw.iter().all(|slot| slot.moves())
     }
 
     fn has(&self, wanted: impl Fn(Sees) -> bool) -> bool {

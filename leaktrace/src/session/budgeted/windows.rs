@@ -38,10 +38,7 @@ const ON_THEIR_WAY_NS: u64 = 2_000_000;
 /// When a gate that could not be opened is tried again.
 const RETRY_NS: u64 = 100_000_000;
 
-/// How often it is asked whether the target is at work, while a window is due.
-const ASK_EVERY_NS: u64 = 1_000_000;
-
-/// How long a window waits for that at most; and of a target that lately made many calls.
+/// How long a window that is due waits for the target to be at work at most; and of a target that lately made many calls.
 const PATIENCE_NS: u64 = 50_000_000;
 const HOT_PATIENCE_NS: u64 = 2_000_000_000;
 
@@ -75,6 +72,10 @@ pub(in super::super) struct Windows {
     pub(super) lane: Lane,
     /// What the kernel side was told last of the raw slots that stay open.
     pub(super) lane_id: u64,
+    /// The channels that have a gate.
+    pub(super) gated: Vec<u32>,
+    /// What a raw hit costs, once that was measured.
+    pub(super) raw_hit_ns: Option<f64>,
     /// Whether the guard closed these.
     pub(super) raw_closed_by_others: bool,
     pub(super) closer: Closer,
@@ -118,9 +119,12 @@ impl Windows {
         closer: Closer,
         programs: &mut Programs,
     ) -> Result<Self, SessionError> {
+        let mut gated = Vec::new();
         for (index, of_raw) in [(channel::OBJ, false), (channel::RAW, true)] {
             let slots = gate.slots().iter().filter(|slot| slot.moves() && slot.raw == of_raw);
-            programs.windows.set_gate(index, &gate_slots(slots))?;
+            let slots = gate_slots(slots);
+            programs.windows.set_gate(index, &slots)?;
+            gated.extend((slots.all > 0).then_some(index));
         }
         let switch = Switch::new(pid, gate, probes).map_err(SessionError::Guard)?;
         let now = now_ns();
@@ -128,6 +132,8 @@ impl Windows {
             controller,
             lane: Lane::new(share, switch.has_raw_in(gate), now),
             lane_id: 0,
+            raw_hit_ns: None,
+            gated,
             raw_closed_by_others: false,
             switch,
             closer,
@@ -156,17 +162,13 @@ impl Windows {
 
     /// How long nothing needs to be done.
     pub(super) fn idle(&self) -> Duration {
-        let until = self.open.map_or(self.opens_at_ns, |open| open.looks_at_ns);
+        let until = self.open.map_or(self.work.asks_at_ns(), |open| open.looks_at_ns);
         let until = self.lane.tend_at_ns().map_or(until, |at_ns| until.min(at_ns));
         Duration::from_nanos(until.saturating_sub(now_ns()))
     }
 
     pub(super) fn is_open(&self) -> bool {
         self.open.is_some()
-    }
-
-    pub(super) fn is_due(&self) -> bool {
-        self.open.is_none() && now_ns() >= self.opens_at_ns
     }
 
     /// From now on another share of the target's time may be spent.
@@ -358,19 +360,18 @@ impl Windows {
         Part { number: self.next_part(), weight, ended_ns }
     }
 
-    /// Whether the window that is due is to open now: the target is at work, or has not been met at work for too long.
+    /// Whether a window is to open now: one is due, and the target is at work, or has not been met at work for too long.
     pub(super) fn meets_work(&mut self) -> bool {
         let now = now_ns();
-        if self.opened == 0 || self.work.is_found(now) {
-            return true;
+        if self.open.is_some() {
+            return false;
         }
-        // One that was at work a moment ago will be again.
+        let Some(found) = self.work.ask(now).or((self.opened == 0).then_some(true)) else {
+            return false;
+        };
+        // What was at work a moment ago will be again.
         let patience = if now < self.met_hits_ns + HOT_NS { HOT_PATIENCE_NS } else { PATIENCE_NS };
-        if now >= self.due_ns + patience {
-            return true;
-        }
-        self.opens_at_ns = now + (ASK_EVERY_NS as f64 * (0.5 + fastrand::f64())) as u64;
-        false
+        now >= self.opens_at_ns && (found || self.opened == 0 || now >= self.due_ns + patience)
     }
 
     /// Closes what is left of the gate, whoever closed the rest; frees last, after `before_frees`. Returns whether frees
@@ -414,6 +415,7 @@ impl Windows {
         }
         self.opens_at_ns = now + self.controller.wait_ns(now, fastrand::f64());
         self.due_ns = self.opens_at_ns;
+        self.work.begin_gap(self.controller.period_ns());
         closed.map(|()| !overrun)
     }
 

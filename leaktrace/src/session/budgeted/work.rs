@@ -1,25 +1,37 @@
 //! Whether the target is at work, asked at random times.
 //!
 //! Windows that open at any time of a service that works for a moment and then waits would nearly all begin in a pause, and
-//! see nothing but the first calls of what comes next. So one opens only while a thread is running or ready to: each
-//! moment of work is as likely to be met as any other. How many of the questions find the target at work tells how much of
-//! the time between two windows was work.
+//! see nothing but the first calls of what comes next. So it is asked again and again between windows, whether one is due or
+//! not, if a thread is running or ready to, and a window opens only with the answer that it is: as many such answers after the
+//! last window as there are lately in the time that the budget asks for, so that work is met evenly. How many of the answers
+//! since then were such tells how much of that time was work.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
 /// Threads that are asked at once; of more, others are asked each time.
-const ASKED: usize = 8;
+const ASKED: usize = 16;
 
-/// How often the threads are listed.
+/// How often the threads are listed; and where none was running.
 const LIST_EVERY_NS: u64 = 1_000_000_000;
+const LIST_AGAIN_NS: u64 = 100_000_000;
+
+/// How often it is asked, on average.
+const ASK_EVERY_NS: u64 = 2_000_000;
 
 /// Threads that are known at most.
 const MOST_THREADS: usize = 512;
 
-/// What is left of an answer's say after each later one.
-const FADING: f64 = 0.99;
+/// What is left of an answer's say after each later one, in what is told of lately: seconds.
+const FADING: f64 = 0.999;
+
+/// How many answers what was lately is worth against those since the last window.
+const LATELY: f64 = 4.0;
+
+/// Of the answers that come in the time that a budget asks for, those that are waited for: a window that is due a little
+/// later than its time would leave a part of the budget unused.
+const SOONER: f64 = 0.7;
 
 /// The threads of one target.
 #[derive(Debug)]
@@ -28,33 +40,95 @@ pub(super) struct Work {
     threads: Vec<File>,
     listed_ns: Option<u64>,
     next: usize,
-    asked: f64,
-    found: f64,
+    asks_at_ns: u64,
+    /// Answers lately, and those among them that it was at work.
+    lately: (f64, f64),
+    /// The same since the last window.
+    since: (u32, u32),
+    /// Such answers that are to come before the next window.
+    to_find: u32,
 }
 
 impl Work {
     pub(super) fn new(pid: u32) -> Self {
-        Self { pid, threads: Vec::new(), listed_ns: None, next: 0, asked: 0.0, found: 0.0 }
+        Self {
+            pid,
+            threads: Vec::new(),
+            listed_ns: None,
+            next: 0,
+            asks_at_ns: 0,
+            lately: (0.0, 0.0),
+            since: (0, 0),
+            to_find: 0,
+        }
+    }
+
+    /// When it is asked next.
+    pub(super) const fn asks_at_ns(&self) -> u64 {
+        self.asks_at_ns
+    }
+
+    /// Asks, if it is time to: whether it is at work at a moment at which a window may open.
+    pub(super) fn ask(&mut self, now_ns: u64) -> Option<bool> {
+        if now_ns < self.asks_at_ns {
+            return None;
+        }
+        self.asks_at_ns = now_ns + (ASK_EVERY_NS as f64 * (0.5 + fastrand::f64())) as u64;
+        let found = self.is_found(now_ns);
+        let one = u32::from(found);
+        self.lately.0 = self.lately.0 * FADING + 1.0;
+        self.lately.1 = self.lately.1 * FADING + f64::from(one);
+        self.since = (self.since.0.saturating_add(1), self.since.1.saturating_add(one));
+        self.to_find = self.to_find.saturating_sub(one);
+        Some(found && self.to_find == 0)
+    }
+
+    /// A window has ended; the budget asks for the next one after `period_ns`.
+    pub(super) fn begin_gap(&mut self, period_ns: f64) {
+        let answers = period_ns / ASK_EVERY_NS as f64 * self.share_lately() * SOONER;
+        self.since = (0, 0);
+        self.to_find = (answers * (0.5 + fastrand::f64())).round() as u32;
+    }
+
+    /// The share of the time since the last window in which it was at work.
+    pub(super) fn share(&self) -> f64 {
+        // The last answer is the one with which the window opened.
+        let (asked, found) = (self.since.0.saturating_sub(1), self.since.1.saturating_sub(1));
+        (f64::from(found) + LATELY * self.share_lately()) / (f64::from(asked) + LATELY)
+    }
+
+    /// 1 before anybody asked.
+    fn share_lately(&self) -> f64 {
+        (self.lately.1 + 1.0) / (self.lately.0 + 1.0)
     }
 
     /// Whether a thread is running, or would if a processor were free.
-    pub(super) fn is_found(&mut self, now_ns: u64) -> bool {
-        if self.listed_ns.is_none_or(|at_ns| now_ns >= at_ns + LIST_EVERY_NS) {
-            self.listed_ns = Some(now_ns);
-            self.threads = threads(self.pid);
+    fn is_found(&mut self, now_ns: u64) -> bool {
+        let age = self.listed_ns.map_or(u64::MAX, |at_ns| now_ns.saturating_sub(at_ns));
+        if age >= LIST_EVERY_NS {
+            self.list(now_ns);
         }
-        let count = self.threads.len();
-        let asked = (0..count.min(ASKED)).map(|index| &self.threads[(self.next + index) % count]);
-        let found = asked.into_iter().any(is_running);
-        self.next = if count > ASKED { fastrand::usize(..count) } else { 0 };
-        self.asked = self.asked * FADING + 1.0;
-        self.found = self.found * FADING + f64::from(u8::from(found));
-        found
+        let found = self.is_any_running();
+        if found || !(LIST_AGAIN_NS..LIST_EVERY_NS).contains(&age) {
+            return found;
+        }
+        // Some have a thread for each request.
+        self.list(now_ns);
+        self.is_any_running()
     }
 
-    /// The share of the time in which it was lately; 1 before anybody asked.
-    pub(super) fn share(&self) -> f64 {
-        (self.found + 1.0) / (self.asked + 1.0)
+    fn list(&mut self, now_ns: u64) {
+        self.listed_ns = Some(now_ns);
+        self.threads = threads(self.pid);
+    }
+
+    fn is_any_running(&mut self) -> bool {
+        let count = self.threads.len();
+        let mut asked =
+            (0..count.min(ASKED)).map(|index| &self.threads[(self.next + index) % count]);
+        let found = asked.any(is_running);
+        self.next = if count > ASKED { fastrand::usize(..count) } else { 0 };
+        found
     }
 }
 
@@ -100,10 +174,32 @@ mod tests {
         let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
         let mut work = Work::new(child.id());
         thread::sleep(Duration::from_millis(200));
-        assert!((0..100).all(|_| !work.is_found(0)));
+        assert!((1..2000).all(|second| work.ask(second * 1_000_000_000) == Some(false)));
         assert!(work.share() < 0.05);
         child.kill().unwrap();
         child.wait().unwrap();
         assert!(!work.is_found(u64::MAX));
+    }
+
+    #[test]
+    fn a_window_comes_after_as_much_work_as_it_stands_for() {
+        // This thread is at work whenever it asks.
+        let mut work = Work::new(std::process::id());
+        let mut now = 0;
+        let mut answers_of = |work: &mut Work| {
+            (1..).find(|_| {
+                now += 10_000_000;
+                work.ask(now) == Some(true)
+            })
+        };
+        let counts: Vec<i32> = (0..200)
+            .filter_map(|_| {
+                work.begin_gap(20e6);
+                answers_of(&mut work)
+            })
+            .collect();
+        let mean = f64::from(counts.iter().sum::<i32>()) / 200.0;
+        assert!((6.0..8.5).contains(&mean), "{mean}");
+        assert!(work.share() > 0.95);
     }
 }
