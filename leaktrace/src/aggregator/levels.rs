@@ -71,9 +71,7 @@ impl Levels {
             (mark.at_ns, ratio.clamp(1.0 / FARTHEST, FARTHEST))
         };
         let factors: Vec<(u64, f64)> = self.marks.iter().map(factor).collect();
-        // What was seen as it was needs no correction.
         let first = factors.first().map_or(1.0, |first| first.1);
-        let first = if self.whole_ns > 0 { 1.0 } else { first };
         Level { first: (self.whole_ns, first), factors }
     }
 
@@ -93,8 +91,9 @@ pub(super) struct Level {
 impl Level {
     /// The one at a time of a trace that lasts until `end_ns`.
     pub(super) fn at(&self, at_ns: u64, end_ns: u64) -> f64 {
+        // What was seen as it was needs no correction.
         if at_ns <= self.first.0 {
-            return self.first.1;
+            return 1.0;
         }
         let points = self.factors.iter().copied().chain([(end_ns, 1.0)]);
         between(points, self.first, at_ns)
@@ -150,7 +149,7 @@ mod tests {
         levels.mark(10 * SECOND, born(1_000.0), sum(1_800.0, 1_000));
         let level = levels.of_class(48, 1.0, 1.0, 0.0);
         assert!((level.at(5 * SECOND, 30 * SECOND) - 1.0).abs() < 1e-9);
-        assert!((level.at(9 * SECOND, 30 * SECOND) - 0.75).abs() < 1e-9);
+        assert!((level.at(9 * SECOND, 30 * SECOND) - 0.5).abs() < 1e-9);
         assert!((level.at(10 * SECOND, 30 * SECOND) - 0.5).abs() < 1e-9);
     }
 

@@ -69,7 +69,9 @@ impl Controller {
     /// and closing a window `opening_ns`.
     #[must_use]
     pub fn new(share: f64, hit_ns: f64, opening_ns: f64, now_ns: u64) -> Self {
-        let account = Account::new(share, most_ns(share, opening_ns), now_ns);
+        let mut account = Account::new(share, most_ns(share, opening_ns), now_ns);
+        // A quiet target is seen from the start on.
+        account.save_up();
         Self { share, opening_ns, account, hit_ns: hit_ns.max(1.0), bound_ns: f64::INFINITY }
     }
 

@@ -38,9 +38,11 @@ const ON_THEIR_WAY_NS: u64 = 2_000_000;
 /// When a gate that could not be opened is tried again.
 const RETRY_NS: u64 = 100_000_000;
 
-/// How long a window that is due waits for the target to be at work at most; and of a target that lately made many calls.
-const PATIENCE_NS: u64 = 50_000_000;
+/// How long a window that is due waits at most for a target to be at work that lately made many calls.
 const HOT_PATIENCE_NS: u64 = 2_000_000_000;
+
+/// The share of a window's time in probes from which on a target is taken to make many calls.
+const HOT: f64 = 0.25;
 
 /// How long that is lately; and how long no window is prolonged.
 const HOT_NS: u64 = 5_000_000_000;
@@ -325,7 +327,9 @@ impl Windows {
         };
         self.controller.book(spell);
         let seen = Seen { spell, since_ns: open.since_ns, ended_ns: now };
-        if by_hits {
+        // Not where they only came faster than what was saved up for them.
+        let probes = spell.hits as f64 * self.controller.hit_ns();
+        if by_hits && probes > spell.open_ns as f64 * HOT {
             self.met_hits_ns = now;
         }
         // What has just cost too much will soon do so again: a window that outlasted it would begin with that.
@@ -369,8 +373,9 @@ impl Windows {
         let Some(found) = self.work.ask(now).or((self.opened == 0).then_some(true)) else {
             return false;
         };
-        // What was at work a moment ago will be again.
-        let patience = if now < self.met_hits_ns + HOT_NS { HOT_PATIENCE_NS } else { PATIENCE_NS };
+        // A window of a quiet target goes on through pauses: it need not wait for their end.
+        let is_hot = now < self.met_hits_ns + HOT_NS;
+        let patience = if is_hot { HOT_PATIENCE_NS } else { 0 };
         now >= self.opens_at_ns && (found || self.opened == 0 || now >= self.due_ns + patience)
     }
 
