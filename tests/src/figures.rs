@@ -17,3 +17,14 @@ pub fn record(test: &str, python: &Python, figures: Value) {
     let line = json!({ "test": test, "python": python.version, "figures": figures });
     writeln!(file, "{line}").expect("as above");
 }
+
+/// How much of `key` came a second between two answers of a workload, which tell the time as `at_s`.
+///
+/// # Panics
+/// One of them lacks it.
+#[must_use]
+pub fn rate_between(before: &Value, after: &Value, key: &str) -> f64 {
+    let number = |count: &Value, key: &str| count[key].as_f64().expect("it counts");
+    let of = |key: &str| number(after, key) - number(before, key);
+    of(key) / of("at_s")
+}

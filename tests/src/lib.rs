@@ -20,7 +20,7 @@ mod tracer;
 
 pub use disassembly::allocator_functions;
 pub use doctor::{Found, doctor};
-pub use figures::record;
+pub use figures::{rate_between, record};
 pub use library::Library;
 pub use programs::c_program;
 pub use python::{Python, debian_python, old_pythons, pythons, some_pythons};
@@ -31,7 +31,7 @@ pub use stacks::{Frame, Stack, Stacks};
 pub use symbols::SymbolProbes;
 pub use target::{Target, leaking_line, marked_line, workload};
 pub use text::Text;
-pub use tracer::{Ended, Report, Site, Tracer, leaktrace};
+pub use tracer::{Ended, Report, Site, Tracer, assert_refused_within_a_budget, leaktrace};
 
 /// Longest time for anything that a test waits for.
 pub const PATIENCE: std::time::Duration = std::time::Duration::from_secs(60);

@@ -335,3 +335,14 @@ fn program() -> &'static PathBuf {
         profile.join("leaktrace")
     })
 }
+
+/// Asserts that leaktrace does not trace `pid` within a budget, and says on one line what does.
+///
+/// # Panics
+/// It traces it, or says something else.
+pub fn assert_refused_within_a_budget(pid: u32) {
+    let output = leaktrace(&["--pid", &pid.to_string()]).output().expect("leaktrace runs");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.lines().count() == 1 && said.contains("--exact"), "{said}");
+}

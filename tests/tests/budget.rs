@@ -5,11 +5,11 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use leaktrace_tests::{
-    Python, Report, Slots, Target, Tracer, can_trace, debian_python, leaking_line, leaktrace,
-    marked_line, pythons, record,
+    Python, Report, Slots, Target, Tracer, assert_refused_within_a_budget, can_trace,
+    debian_python, leaking_line, marked_line, pythons, rate_between, record,
 };
 use rustix::process::Signal;
-use serde_json::{Value, json};
+use serde_json::json;
 
 /// How long a hot target is traced.
 const TRACED: Duration = Duration::from_secs(20);
@@ -18,12 +18,6 @@ const TRACED: Duration = Duration::from_secs(20);
 fn some() -> Vec<Python> {
     let plain = pythons().into_iter().find(|python| python.minor() == 13);
     debian_python().into_iter().chain(plain).collect()
-}
-
-fn rate_between(before: &Value, after: &Value, key: &str) -> f64 {
-    let number = |count: &Value, key: &str| count[key].as_f64().expect("it counts");
-    let of = |key: &str| number(after, key) - number(before, key);
-    of(key) / of("at_s")
 }
 
 /// Traces as a user does who says nothing of what it may cost.
@@ -179,11 +173,7 @@ fn a_target_that_cannot_be_let_by_is_refused_with_a_way_out() {
     }
     let Some(python) = debian_python() else { return };
     let target = Target::start_with(&python, "hot.py", &["0"], &[("PYTHONMALLOC", "debug")]);
-    let pid = target.pid.to_string();
-    let output = leaktrace(&["--pid", &pid]).output().expect("leaktrace runs");
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(1), "{said}");
-    assert!(said.lines().count() == 1 && said.contains("--exact"), "{said}");
+    assert_refused_within_a_budget(target.pid);
     assert!(target.finish().success());
 }
 

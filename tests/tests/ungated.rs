@@ -5,8 +5,8 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use leaktrace_tests::{
-    Library, Python, Target, Text, Tracer, can_trace, debian_python, leaking_line, leaktrace,
-    pythons, record,
+    Library, Python, Target, Text, Tracer, assert_refused_within_a_budget, can_trace,
+    debian_python, leaking_line, pythons, rate_between, record,
 };
 use rustix::process::Signal;
 use serde_json::json;
@@ -29,9 +29,7 @@ fn assert_found(python: &Python, mut target: Target, arguments: &[&str], case: &
     sleep(TRACED);
     let after = target.ask("count");
     let report = tracer.stop();
-    let number = |value: &serde_json::Value, key: &str| value[key].as_f64().expect("a number");
-    let of = |key: &str| number(&after, key) - number(&before, key);
-    let kept = of("kept") / of("at_s");
+    let kept = rate_between(&before, &after, "kept");
     let first = report.sites().next().expect("there are sites");
     let growth = first.number("growth_blocks_per_s");
     let figures = json!({
@@ -80,11 +78,7 @@ fn a_target_under_hooks_of_another_library_is_refused_with_a_way_out() {
     let library = Library::build("hooks.c");
     let Some(python) = debian_python() else { return };
     let target = Target::start(&python, "hot.py", &["0", library.argument()]);
-    let pid = target.pid.to_string();
-    let output = leaktrace(&["--pid", &pid, "--budget", "1%"]).output().expect("leaktrace runs");
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(1), "{said}");
-    assert!(said.lines().count() == 1 && said.contains("--exact"), "{said}");
+    assert_refused_within_a_budget(target.pid);
     assert!(target.finish().success());
 }
 

@@ -59,11 +59,11 @@ impl Gate {
         Ok(all)
     }
 
-    /// Whether every slot is open that can be. Of a target that is gone nothing is.
+    /// Whether a slot that can be opened is not open. Of a target that is gone none can.
     #[must_use]
-    pub fn is_open(&self, reach: Reach) -> bool {
+    pub fn is_shut(&self, reach: Reach) -> bool {
         let mut slots = self.slots.iter().filter(|slot| slot.moves() && reach.covers(slot));
-        slots.all(|slot| self.memory.read_u64(slot.address()) == Ok(slot.open))
+        slots.any(|slot| self.memory.read_u64(slot.address()).is_ok_and(|value| value != slot.open))
     }
 
     /// Closes the slots of allocations. Frees are still seen.

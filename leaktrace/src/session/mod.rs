@@ -166,7 +166,7 @@ impl Session {
     pub fn tick(&mut self) -> Result<Option<End>, SessionError> {
         let counters = self.programs.counters()?;
         if self.verification.tick(&counters, &mut self.programs, &mut self.warnings)? {
-            self.forget_obj_returns()?;
+            self.forget_obj_returns();
         }
         self.aggregator.set_losses(lost(&counters));
         self.aggregator.sample(now_ns());

@@ -85,9 +85,9 @@ impl Windows {
     }
 
     /// The same, as the kernel side has it: without channels that have no gate to be closed.
-    fn channels(&self) -> Vec<u32> {
-        let is_meant = |&index: &u32| index != channel::RAW || !self.lane.is_open();
-        self.gated.iter().copied().filter(is_meant).collect()
+    fn channels(&self) -> impl Iterator<Item = u32> {
+        let is_kept = |index: u32| index == channel::RAW && self.lane.is_open();
+        self.gated.iter().copied().filter(move |&index| !is_kept(index))
     }
 }
 

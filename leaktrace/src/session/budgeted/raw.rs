@@ -60,10 +60,8 @@ impl Windows {
         self.controller.spend(hits as f64 * hit_ns);
         self.note_closings();
         let by_kernel = self.lane_id >= FIRST_ID && passed.closed == self.lane_id;
-        // Whoever closed them, or put back a table of his own: what came since was not seen.
-        let is_open = gate.is_open(Reach::Raw);
-        if goes_on && is_open && !self.raw_closed_by_others && !by_kernel && self.switch.keep_raw()
-        {
+        let is_over = self.lost_lane(gate) || self.raw_closed_by_others || by_kernel;
+        if goes_on && !is_over && self.switch.keep_raw() {
             self.limit_lane(programs)?;
             return Ok(true);
         }
@@ -72,9 +70,10 @@ impl Windows {
         Ok(false)
     }
 
-    /// Whether the slots are not open any more although nobody meant to close them, as where leaktrace was stopped for long.
+    /// Whether the slots are not open any more although nobody meant to close them: leaktrace was stopped for long, or the
+    /// target put back tables of its own. What came since was not seen.
     pub(super) fn lost_lane(&self, gate: &Gate) -> bool {
-        self.lane.is_open() && !gate.is_open(Reach::Raw)
+        self.lane.is_open() && gate.is_shut(Reach::Raw)
     }
 
     /// From now on the slots are opened in windows.

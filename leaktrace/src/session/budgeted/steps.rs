@@ -107,14 +107,13 @@ impl Session {
     }
 
     /// Takes off the probes on returns of obj and mem, which are not needed any more.
-    pub(in super::super) fn forget_obj_returns(&mut self) -> Result<(), SessionError> {
+    pub(in super::super) fn forget_obj_returns(&mut self) {
         // What stands in the target could not be taken out meanwhile.
-        self.look_at_window(true)?;
+        self.end_window();
         if let Some(budgeted) = &mut self.budgeted {
             budgeted.windows.forget_obj_returns();
         }
         self.programs.detach_behind(Probe::ObjReturn);
-        Ok(())
     }
 
     pub(in super::super) fn tick_budget(&mut self) {

@@ -90,7 +90,7 @@ impl Switch {
 
     /// Whether everything is open, as far as can be told.
     pub(super) fn is_open(&mut self, gate: &Gate) -> bool {
-        gate.is_open(Reach::All) && self.guard.is_alive()
+        !gate.is_shut(Reach::All) && self.guard.is_alive()
     }
 
     /// Closes what sees allocations. Frees are still seen.

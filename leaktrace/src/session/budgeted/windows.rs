@@ -74,12 +74,12 @@ pub(in super::super) struct Windows {
     pub(super) lane: Lane,
     /// What the kernel side was told last of the raw slots that stay open.
     pub(super) lane_id: u64,
-    /// The channels that have a gate.
-    pub(super) gated: Vec<u32>,
-    /// What a raw hit costs, once that was measured.
-    pub(super) raw_hit_ns: Option<f64>,
     /// Whether the guard closed these.
     pub(super) raw_closed_by_others: bool,
+    /// What a raw hit costs, once that was measured.
+    pub(super) raw_hit_ns: Option<f64>,
+    /// The channels that have a gate.
+    pub(super) gated: Vec<u32>,
     pub(super) closer: Closer,
     work: Work,
     open: Option<Open>,
