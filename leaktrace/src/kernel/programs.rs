@@ -138,15 +138,12 @@ impl Programs {
     /// Removes a uprobe event, which must not be in any process any more.
     pub fn remove_event(&mut self, id: u64) {
         if let Some(events) = &mut self.uprobe_events {
-            events.remove_one(id);
+            events.remove(id);
         }
     }
 
-    /// Takes `probe` off wherever it is, and removes its uprobe events.
+    /// Takes `probe` off wherever it was attached.
     pub fn detach(&mut self, probe: Probe) {
-        if let Some(events) = &mut self.uprobe_events {
-            events.remove(probe);
-        }
         for link in self.links.remove(&probe).unwrap_or_default() {
             if let Err(error) = program(&mut self.ebpf, probe)
                 .and_then(|program| program.detach(link).map_err(|error| load_failed(&error)))

@@ -39,7 +39,6 @@ pub(super) struct UprobeEvents {
 /// One of them.
 #[derive(Debug)]
 struct UprobeEvent {
-    probe: Probe,
     name: String,
     id: u64,
     /// Holds the registration, and the program.
@@ -74,7 +73,7 @@ impl UprobeEvents {
         let kind = if probe.is_return() { 'r' } else { 'p' };
         let file = file.display();
         self.tracefs.tell(&format!("{kind}:{GROUP}/{name} {file}:{offset:#x}"))?;
-        let mut event = UprobeEvent { probe, name, id: 0, held: None };
+        let mut event = UprobeEvent { name, id: 0, held: None };
         let held = self.tracefs.id(GROUP, &event.name).and_then(|id| {
             event.id = id;
             let held = put(id, 0)?;
@@ -94,15 +93,8 @@ impl UprobeEvents {
         }
     }
 
-    /// Removes the events of `probe`. Nobody may have put them anywhere any more.
-    pub(super) fn remove(&mut self, probe: Probe) {
-        for event in self.events.extract_if(.., |event| event.probe == probe).collect::<Vec<_>>() {
-            self.forget(event);
-        }
-    }
-
-    /// Removes the event `id`.
-    pub(super) fn remove_one(&mut self, id: u64) {
+    /// Removes the event `id`, which must not be in any process any more.
+    pub(super) fn remove(&mut self, id: u64) {
         if let Some(index) = self.events.iter().position(|event| event.id == id) {
             let event = self.events.swap_remove(index);
             self.forget(event);

@@ -110,8 +110,8 @@ impl Session {
     }
 }
 
-/// When a record was made.
-fn at_ns(event: &Event<'_>) -> u64 {
+/// When a record was made; 0 for the frames of a stack.
+pub(super) const fn at_ns(event: &Event<'_>) -> u64 {
     match event {
         Event::Alloc(alloc) => alloc.head.at_ns,
         Event::Free(free) => free.head.at_ns,

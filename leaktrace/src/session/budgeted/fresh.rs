@@ -3,6 +3,7 @@
 use leaktrace_common::event::{Event, kind};
 use rustc_hash::FxHashMap;
 
+use super::super::drain::at_ns;
 use super::super::held::Held;
 use super::super::intake::Source;
 use super::super::now_ns;
@@ -49,10 +50,9 @@ impl Fresh {
         programs.drain(MOST, |record| {
             let Ok(event) = Event::parse(record) else { return };
             records.push(record, &event);
-            if let Some(at_ns) = at_ns(&event) {
-                *active_ns += at_ns.saturating_sub(*since_ns).min(*pause_ns);
-                *since_ns = at_ns.max(*since_ns);
-            }
+            let at_ns = at_ns(&event);
+            *active_ns += at_ns.saturating_sub(*since_ns).min(*pause_ns);
+            *since_ns = at_ns.max(*since_ns);
             match event {
                 Event::Alloc(alloc) => {
                     live.insert(alloc.block, alloc.size);
@@ -98,16 +98,6 @@ impl Fresh {
     /// These records, and then those of `programs`.
     pub(in super::super) fn before<'a>(&'a mut self, programs: &'a mut Programs) -> Both<'a> {
         Both { fresh: self, programs }
-    }
-}
-
-/// When a record of a call was made.
-const fn at_ns(event: &Event<'_>) -> Option<u64> {
-    match event {
-        Event::Alloc(alloc) => Some(alloc.head.at_ns),
-        Event::Free(free) => Some(free.head.at_ns),
-        Event::Realloc(realloc) => Some(realloc.head.at_ns),
-        Event::Stack { .. } => None,
     }
 }
 

@@ -294,6 +294,7 @@ impl Budgeted {
         }
         let Some(took) = heap.takes() else { return };
         self.counts_at = elapsed + COUNT_EVERY.max(took * COUNTING);
+        self.older_looked_at = elapsed;
         self.older.look(&mut sight(&mut self.inspector, target));
         let Some(census) = heap.count_between(target) else { return };
         if let Some(start) = heap.first() {
