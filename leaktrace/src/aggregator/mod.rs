@@ -14,6 +14,7 @@
 mod apply;
 mod books;
 mod domain;
+mod drawn;
 mod live;
 mod rate;
 mod sampled;
@@ -27,8 +28,9 @@ mod tests;
 mod threads;
 
 pub use domain::Domain;
+pub use drawn::{DrawnBlock, allowances};
 pub use rate::Rate;
-pub use sampled::{Born, FIRST_LOOK_NS, Sample, Sampled, Sampling};
+pub use sampled::{Born, FIRST_LOOK_NS, Sample, Sampled, Sampling, Scale};
 pub use series::{OlderFrees, Point};
 pub use site::{Counts, Estimated, Weight};
 pub use snapshot::{Distribution, SiteSnapshot, Snapshot};

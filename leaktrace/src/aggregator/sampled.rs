@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use rustc_hash::FxHashMap;
 
 use super::domain::Domain;
+use super::drawn::DrawnBlock;
 use super::rate::Rate;
 use super::series::{Axis, Point};
 use super::site::{Site, Weight};
@@ -74,9 +75,9 @@ pub struct Sampling {
     pub bytes_per_s: Rate,
 }
 
-/// What turns weights into blocks.
-#[derive(Clone, Debug, Default)]
-struct Scale {
+/// What turns weights into blocks: how many each block of a window stands for, by what was known of the heap.
+#[derive(Clone, Debug)]
+pub struct Scale {
     dense: f64,
     classes: BTreeMap<u64, f64>,
     others: f64,
@@ -163,12 +164,24 @@ impl Sampled {
     /// that makes.
     #[must_use]
     pub fn estimate(&self, seen: &Snapshot, born: Option<&Born>) -> (Snapshot, Born) {
-        let scale = Scale::of(self.blocks.values(), born);
+        self.estimate_by(seen, &self.scale(born))
+    }
+
+    /// What the sampled blocks that live stand for. `born` is what a census that was just taken says of all sites together;
+    /// `None` where pools cannot be counted: then they stand for what their windows say.
+    #[must_use]
+    pub fn scale(&self, born: Option<&Born>) -> Scale {
+        Scale::of(self.blocks.values(), born)
+    }
+
+    /// As [`Self::estimate`], by a scale that was found earlier, or just now.
+    #[must_use]
+    pub fn estimate_by(&self, seen: &Snapshot, scale: &Scale) -> (Snapshot, Born) {
         let mut own: FxHashMap<u32, Vec<&Survivor>> = FxHashMap::default();
         for block in self.blocks.values() {
             own.entry(block.site).or_default().push(block);
         }
-        let weights = ClassWeights::of(self.blocks.values(), &scale);
+        let weights = ClassWeights::of(self.blocks.values(), scale);
         let mut snapshot = seen.clone();
         snapshot.interval_ns = self.axis.interval_ns;
         for site in &mut snapshot.sites {
@@ -178,12 +191,33 @@ impl Sampled {
             match known {
                 Some((known, blocks)) => {
                     let blocks = blocks.map_or(&[][..], Vec::as_slice);
-                    self.fill(site, known, blocks, &scale, &weights, seen.at_ns);
+                    self.fill(site, known, blocks, scale, &weights, seen.at_ns);
                 }
                 None => fill_empty(site),
             }
         }
         (snapshot, weights.0)
+    }
+
+    /// How many sites have, or had, a sampled block.
+    pub(super) fn site_count(&self) -> usize {
+        self.sites.list.len()
+    }
+
+    /// Which of these `site` is.
+    pub(super) fn index_of(&self, site: &SiteSnapshot) -> Option<usize> {
+        self.sites.index_of(&site.stack, site.domain).map(|index| index as usize)
+    }
+
+    /// Every sampled block that lives, with its site.
+    pub(super) fn weighed<'a>(
+        &'a self,
+        scale: &'a Scale,
+    ) -> impl Iterator<Item = (usize, DrawnBlock)> + 'a {
+        self.blocks.iter().map(|(&address, block)| {
+            let drawn = DrawnBlock { address, size: block.size, weight: scale.blocks(block) };
+            (block.site as usize, drawn)
+        })
     }
 
     fn fill(

@@ -2,7 +2,7 @@
 
 use super::document::{
     Breakdown, Bytes, Counter, Frame, Function, Growth, Memory, Report, SCHEMA, Seconds, SelfCheck,
-    Session, Site, Target,
+    Session, Site, Target, TypeShare,
 };
 use super::id::site_id;
 use super::package;
@@ -140,6 +140,8 @@ pub struct Findings<'a> {
     pub snapshot: &'a Snapshot,
     /// One for each site, in the same order: see [`judge_all`](detector::judge_all).
     pub judgements: &'a [Judgement],
+    /// What the live blocks of each site are, in the same order; not known of those that are missing.
+    pub types: &'a [Option<Vec<TypeShare>>],
     /// The process.
     pub target: TargetInfo,
     /// The trace.
@@ -174,7 +176,7 @@ pub fn build(findings: Findings<'_>) -> Report {
             breakdown: breakdown(&findings.heap),
             ..Memory::default()
         },
-        sites: sites(findings.snapshot, findings.judgements),
+        sites: sites(findings.snapshot, findings.judgements, findings.types),
         counters: counters(findings.counters),
         warnings,
     }
@@ -243,14 +245,22 @@ fn allocations_fraction(snapshot: &Snapshot) -> Option<f64> {
     (all > 0).then(|| seen as f64 / all.max(seen) as f64).and_then(finite)
 }
 
-fn sites(snapshot: &Snapshot, judgements: &[Judgement]) -> Vec<Site> {
+fn sites(
+    snapshot: &Snapshot,
+    judgements: &[Judgement],
+    types: &[Option<Vec<TypeShare>>],
+) -> Vec<Site> {
     let stable = Judgement::default();
+    let types = types.iter().cloned().chain(std::iter::repeat(None));
     let judgements = judgements.iter().chain(std::iter::repeat(&stable));
     let mut sites: Vec<(Verdict, Site)> = snapshot
         .sites
         .iter()
         .zip(judgements)
-        .map(|(found, judgement)| (judgement.verdict, site(snapshot, found, judgement)))
+        .zip(types)
+        .map(|((found, judgement), types)| {
+            (judgement.verdict, Site { types, ..site(snapshot, found, judgement) })
+        })
         .collect();
     // Nothing is less than no estimate, so null comes last.
     let estimate =

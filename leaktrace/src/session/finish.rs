@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
-use super::budgeted::Budgeted;
+use super::budgeted::{Budgeted, Estimated};
 use super::hooks::UnwantedHits;
 use super::outcome::Traced;
+use super::types::SiteTypes;
 use super::{STRAGGLERS, Session, SessionError, lost, now_ns, self_check};
+use crate::aggregator::Snapshot;
 use crate::gate::Outcome;
 use crate::report::End;
 
@@ -38,10 +40,7 @@ impl Session {
         let overhead_pct = self.overhead_pct(duration);
         let budget = self.budgeted.as_ref().map(Budgeted::outcome);
         let seen_bytes = estimated.as_ref().and_then(|estimated| estimated.net_pool_bytes);
-        let snapshot = match estimated {
-            Some(estimated) => estimated.snapshot,
-            None => self.aggregator.snapshot(self.window.end),
-        };
+        let (snapshot, types) = self.sites(estimated, is_there);
         self.children.close_all(&mut self.programs, &self.attached.gate, &self.target.process);
         self.add_warnings();
         let mut heap =
@@ -65,6 +64,7 @@ impl Session {
             overhead_pct,
             budget,
             snapshot,
+            types,
             counters,
             unresolved: self.intake.symbolizer.unresolved().clone(),
             about: self.about,
@@ -77,6 +77,20 @@ impl Session {
             target: self.target,
             probes: (self.programs, self.attached.gate, self.lock),
         })
+    }
+
+    /// The numbers of all sites and, of a target that is still there, what their live blocks are.
+    fn sites(
+        &mut self,
+        estimated: Option<Estimated>,
+        is_there: bool,
+    ) -> (Snapshot, Vec<SiteTypes>) {
+        let (snapshot, scale) = match estimated {
+            Some(Estimated { snapshot, scale, .. }) => (snapshot, Some(scale)),
+            None => (self.aggregator.snapshot(self.window.end), None),
+        };
+        let types = if is_there { self.read_types(&snapshot, scale.as_ref()) } else { Vec::new() };
+        (snapshot, types)
     }
 
     /// Percent of the target's time that went into probes.

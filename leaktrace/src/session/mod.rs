@@ -23,6 +23,7 @@ mod recognise;
 mod self_check;
 mod start;
 mod symbolize;
+mod types;
 
 use std::collections::BTreeMap;
 use std::ops::Range;

@@ -78,6 +78,7 @@ fn report_of(aggregator: &Aggregator, seconds: u64) -> Report {
     let arguments = ["python3", "app.py", "--db-password", "hunter2"];
     build(Findings {
         judgements: &judge_all(&snapshot),
+        types: &[],
         snapshot: &snapshot,
         target: TargetInfo {
             pid: 4711,

@@ -14,12 +14,15 @@ use super::attach::Attached;
 use super::cost::CostMeter;
 use super::heap::HeapCheck;
 use super::recognise::Target;
+use super::types::{self, SiteTypes};
 use super::{Session, SessionError, now_ns};
-use crate::aggregator::{Aggregator, Born, OlderFrees, Sampled, Snapshot, Weight};
+use crate::aggregator::{
+    Aggregator, Born, OlderFrees, Sampled, Scale, Snapshot, Weight, allowances,
+};
 use crate::budget::Controller;
 use crate::cpython::census::{Census, Resident};
 use crate::gate::Gate;
-use crate::inspector::{Allocators, Identity, Inspector};
+use crate::inspector::{Identity, Inspector};
 use crate::kernel::Programs;
 
 use fresh::Fresh;
@@ -55,6 +58,8 @@ pub(super) struct Estimated {
     pub(super) snapshot: Snapshot,
     /// By how many bytes, rounded up to size classes, these say that pymalloc's live blocks changed.
     pub(super) net_pool_bytes: Option<i64>,
+    /// What the sampled blocks stand for.
+    pub(super) scale: Scale,
 }
 
 /// What keeps a session to its budget.
@@ -103,9 +108,7 @@ impl Budgeted {
         let pid = target.process.pid();
         let windows = Windows::new(pid, &attached.gate, raw, controller, closer, programs)?;
         let class_shift = (target.pymalloc.usedpools != 0).then_some(target.pymalloc.class_shift);
-        let allocators = Allocators { class_shift, glibc: target.has_glibc_heap() };
-        let mut inspector =
-            Inspector::new(&target.layout, allocators, target.module.symbol("PyType_Type"));
+        let mut inspector = types::inspector(target);
         let older = census.map_or_else(Older::default, |census| {
             Older::draw(&mut sight(&mut inspector, target), census)
         });
@@ -236,14 +239,15 @@ impl Budgeted {
         let seen = seen.snapshot(at_ns);
         let counts = heap.first().zip(end);
         let born = counts.map(|(start, end)| self.older.born(start, end));
-        let (mut snapshot, living) = self.sampling.sampled.estimate(&seen, born.as_ref());
+        let scale = self.sampling.sampled.scale(born.as_ref());
+        let (mut snapshot, living) = self.sampling.sampled.estimate_by(&seen, &scale);
         // Frees go unseen all the time, and nothing is counted by them.
         snapshot.totals.missed_frees = 0;
         let gone = counts.map(|(start, _)| self.older.gone(start));
         snapshot.older_frees = older_frees(&snapshot, gone.as_ref());
         let bytes = |blocks: &Born| blocks.iter().map(|(&class, n)| class as f64 * n).sum::<f64>();
         let net_pool_bytes = gone.map(|gone| (bytes(&living) - bytes(&gone)).round() as i64);
-        Some(Estimated { snapshot, net_pool_bytes })
+        Some(Estimated { snapshot, net_pool_bytes, scale })
     }
 
     /// What it has come to.
@@ -401,5 +405,28 @@ impl Session {
             budgeted.look_at_all(&self.target, &mut self.aggregator);
         }
         budgeted.estimate(&self.aggregator, &self.heap, end, self.window.end)
+    }
+
+    /// What the live blocks of each site of `snapshot` are. Where that is an estimate, `scale` is what it rests on. The
+    /// target must still be there.
+    pub(super) fn read_types(
+        &mut self,
+        snapshot: &Snapshot,
+        scale: Option<&Scale>,
+    ) -> Vec<SiteTypes> {
+        let allowed = allowances(&snapshot.sites, types::MOST_BLOCKS);
+        let mut random = || fastrand::u64(..);
+        let sampling = self.budgeted.as_ref().map(|budgeted| &budgeted.sampling.sampled);
+        let drawn = match scale.zip(sampling) {
+            Some((scale, sampled)) => sampled.draw(snapshot, scale, &allowed, &mut random),
+            None => self.aggregator.draw(&allowed, &mut random),
+        };
+        match &mut self.budgeted {
+            Some(budgeted) => types::read(&mut budgeted.inspector, &self.target, snapshot, &drawn),
+            None => {
+                let mut inspector = types::inspector(&self.target);
+                types::read(&mut inspector, &self.target, snapshot, &drawn)
+            }
+        }
     }
 }
