@@ -43,8 +43,12 @@ impl Session {
         let (snapshot, types) = self.sites(estimated, is_there);
         self.children.close_all(&mut self.programs, &self.attached.gate, &self.target.process);
         self.add_warnings();
-        let mut heap =
-            self.heap.close_books(census, &self.aggregator, seen_bytes, &mut self.warnings);
+        let points = self.budgeted.as_ref().map_or(&[][..], Budgeted::heap_points);
+        let known = (seen_bytes, points, duration);
+        let mut heap = self.heap.close_books(census, &self.aggregator, known, &mut self.warnings);
+        if let Some(earlier) = self.budgeted.as_ref().and_then(|it| it.rests_on(is_there)) {
+            earlier.tell(duration, &mut heap, &mut self.warnings);
+        }
         heap.self_check = Some(self_check::of(
             &self.target,
             &self.verification,

@@ -1,11 +1,14 @@
 //! Holds what was seen against what the heap did: a census before the gate opens and one after it has closed.
 
+use std::time::Duration;
+
 use crate::aggregator::Aggregator;
-use crate::cpython::census::{Arrays, Census, CensusError, Resident};
+use crate::cpython::census::{Arrays, Census, CensusError, Counting, Resident, Wanted};
 use crate::cpython::runtime::Runtime;
-use crate::report::HeapInfo;
+use crate::report::{HeapInfo, HeapPoint};
 
 use super::recognise::Target;
+use super::recount::point;
 
 /// A heap that changed by less than this says nothing of what was seen: the report's contract.
 const LEAST_CHANGE: u64 = 1 << 20;
@@ -56,12 +59,12 @@ impl HeapCheck {
 
     /// What is known of the heap, once `aggregator` has seen all events; `end` is the census at the end, of a target
     /// that was there for it. `estimated` is by how many bytes the heap changed for all that is estimated, where not every
-    /// event was seen.
+    /// event was seen; `meanwhile` are the counts in between, and `duration` is how long the trace lasted.
     pub(super) fn close_books(
         self,
         end: Option<Result<Census, CensusError>>,
         aggregator: &Aggregator,
-        estimated: Option<i64>,
+        (estimated, meanwhile, duration): (Option<i64>, &[HeapPoint], Duration),
         warnings: &mut Vec<String>,
     ) -> HeapInfo {
         let start = self.start.as_ref();
@@ -70,12 +73,19 @@ impl HeapCheck {
             census: "none",
             ..HeapInfo::default()
         };
+        let last = end.as_ref().and_then(|end| end.as_ref().ok());
+        heap.points = start.ok().map(|start| {
+            let first = point(start, Duration::ZERO);
+            let last = last.map(|end| point(end, duration));
+            [first].into_iter().chain(meanwhile.iter().copied()).chain(last).collect()
+        });
         match (start, end.as_ref().map(Result::as_ref)) {
             (Ok(start), Some(Ok(end))) => {
                 heap.live_end = Some(end.live_bytes());
                 heap.held_end = Some(end.held_bytes);
                 let exact = start.is_complete() && end.is_complete();
                 heap.census = if exact { "exact" } else { "partial" };
+                heap.census_age_s = Some(0.0);
                 let seen = estimated.unwrap_or_else(|| aggregator.net_pool_bytes(&end.map));
                 heap.explained_pct = explained_pct(start, end, seen);
                 warnings.extend(unread(start, end));
@@ -93,10 +103,25 @@ impl HeapCheck {
 
 fn census(target: &Target, arrays: &mut Arrays) -> Result<Census, CensusError> {
     let memory = target.memory.as_ref();
-    let runtime = Runtime::read(memory, &target.layout, target.root);
-    let interpreters = runtime.map(|runtime| runtime.interpreters).unwrap_or_default();
+    let interpreters = interpreters(target);
     let resident = Resident::of(target.process.pid());
     Census::take(memory, &target.module, &target.layout, &interpreters, arrays, &resident)
+}
+
+/// A census of `target` to be taken in parts.
+pub(super) fn begin(
+    target: &Target,
+    arrays: &mut Arrays,
+    wanted: Wanted<'_>,
+) -> Result<Counting, CensusError> {
+    let memory = target.memory.as_ref();
+    let interpreters = interpreters(target);
+    Counting::begin(memory, &target.module, &target.layout, &interpreters, arrays, wanted)
+}
+
+fn interpreters(target: &Target) -> Vec<u64> {
+    let runtime = Runtime::read(target.memory.as_ref(), &target.layout, target.root);
+    runtime.map(|runtime| runtime.interpreters).unwrap_or_default()
 }
 
 /// Bytes by which the heap grew, or shrank.

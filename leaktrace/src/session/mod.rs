@@ -20,6 +20,7 @@ mod outcome;
 mod plan;
 mod prediction;
 mod recognise;
+mod recount;
 mod self_check;
 mod start;
 mod symbolize;

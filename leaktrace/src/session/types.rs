@@ -13,7 +13,7 @@ use super::recognise::Target;
 use crate::aggregator::{DrawnBlock, Snapshot};
 use crate::cpython::census::Resident;
 use crate::inspector::{Allocators, Content, Inspector, Question};
-use crate::report::TypeShare;
+use crate::report::{NO_OBJECT, TypeShare, UNKNOWN_TYPE};
 
 /// Blocks that are read in all.
 pub(super) const MOST_BLOCKS: usize = 16_384;
@@ -23,13 +23,6 @@ const MOST_TIME: Duration = Duration::from_millis(400);
 
 /// Blocks that are read in one go.
 const BATCH: usize = 1_024;
-
-/// What blocks without an object are called: the items of lists, the tables of dicts and sets, buffers, and whatever else
-/// is memory of an object that lies elsewhere.
-const NO_OBJECT: &str = "(no object)";
-
-/// What blocks are called of which it cannot be told what they hold: they are swapped out, or cannot be read.
-const UNKNOWN: &str = "(unknown)";
 
 /// The types of one site; `None` where none of its blocks could be read.
 pub(super) type SiteTypes = Option<Vec<TypeShare>>;
@@ -64,7 +57,7 @@ pub(super) fn read(
         let objects: BTreeSet<u64> = contents.iter().filter_map(of_object).collect();
         for kind in objects {
             let name = inspector.full_name(memory, &resident, kind);
-            names.insert(kind, name.unwrap_or_else(|| UNKNOWN.to_owned()));
+            names.insert(kind, name.unwrap_or_else(|| UNKNOWN_TYPE.to_owned()));
         }
         let mut contents = contents.into_iter();
         for (site, asked) in &questions[batch] {
@@ -129,9 +122,9 @@ const fn of_object(content: &Content) -> Option<u64> {
 /// What to call it; `None` for what is gone.
 fn name(content: Content, names: &HashMap<u64, String>) -> Option<&str> {
     match content {
-        Content::Object(kind) => Some(names.get(&kind).map_or(UNKNOWN, String::as_str)),
+        Content::Object(kind) => Some(names.get(&kind).map_or(UNKNOWN_TYPE, String::as_str)),
         Content::NoObject => Some(NO_OBJECT),
-        Content::Unknown => Some(UNKNOWN),
+        Content::Unknown => Some(UNKNOWN_TYPE),
         Content::Gone => None,
     }
 }

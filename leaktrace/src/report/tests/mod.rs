@@ -115,6 +115,16 @@ fn report_of(aggregator: &Aggregator, seconds: u64) -> Report {
             held_end: Some(48 << 20),
             explained_pct: Some(99.9),
             census: "exact",
+            census_age_s: Some(0.0),
+            points: Some(vec![
+                HeapPoint { at_s: 0.0, live_bytes: 40 << 20, held_bytes: 48 << 20, bounds: None },
+                HeapPoint {
+                    at_s: 10.0,
+                    live_bytes: 41 << 20,
+                    held_bytes: 48 << 20,
+                    bounds: Some((40 << 20, 42 << 20)),
+                },
+            ]),
             self_check: Some(SelfCheck {
                 tables: "agree",
                 predictions: "right",

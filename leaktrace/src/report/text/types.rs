@@ -1,18 +1,23 @@
 //! What a site holds, in a few words.
 
-use super::super::document::{Site, TypeShare};
+use super::super::document::{NO_OBJECT, Site, TypeShare};
 use super::units::{counted, percent};
 
 /// Types that are named.
 const NAMED: usize = 3;
 
-/// `holds shop.Order (62 % of its bytes), dict (25 %), (no object) (11 %) and 2 more types`; none where nothing is known, or
-/// nothing lives.
+/// What is said of blocks without an object in them.
+const PARTS: &str = "holds no objects, but memory of such: items, tables, buffers";
+
+/// `holds, by bytes: shop.Order (62.1 %), dict (25 %), (no object) (11.5 %) and 2 more types`; none where nothing is known,
+/// or nothing lives.
 #[must_use]
 pub(super) fn holds(site: &Site) -> Option<String> {
     let types = site.types.as_ref().filter(|types| !types.is_empty())?;
-    if let [only] = types.as_slice() {
-        return Some(format!("holds nothing but {}", only.name));
+    match types.as_slice() {
+        [only] if only.name == NO_OBJECT => return Some(PARTS.to_owned()),
+        [only] => return Some(format!("holds nothing but {}", only.name)),
+        _ => {}
     }
     let named = types.iter().take(NAMED).map(|it| format!("{} ({})", it.name, share(it, site)));
     let named = named.collect::<Vec<_>>().join(", ");

@@ -1,5 +1,6 @@
 //! Tracing that costs the target no more than its budget: windows, and what is known between them by looking.
 
+mod earlier;
 mod fresh;
 mod older;
 mod sampling;
@@ -14,6 +15,7 @@ use super::attach::Attached;
 use super::cost::CostMeter;
 use super::heap::HeapCheck;
 use super::recognise::Target;
+use super::recount::Recount;
 use super::types::{self, SiteTypes};
 use super::{Session, SessionError, now_ns};
 use crate::aggregator::{
@@ -24,7 +26,9 @@ use crate::cpython::census::{Census, Resident};
 use crate::gate::Gate;
 use crate::inspector::{Identity, Inspector};
 use crate::kernel::Programs;
+use crate::report::HeapPoint;
 
+use earlier::Earlier;
 use fresh::Fresh;
 use older::Older;
 use sampling::Sampling;
@@ -73,6 +77,8 @@ pub(super) struct Budgeted {
     /// Whether anything went unseen since the start.
     gaps: bool,
     fresh: Fresh,
+    recount: Recount,
+    earlier: Option<Earlier>,
 }
 
 /// What a budgeted session has come to, beside its sites.
@@ -122,6 +128,8 @@ impl Budgeted {
             older_looked_at: Duration::ZERO,
             gaps: false,
             fresh: Fresh::default(),
+            recount: Recount::default(),
+            earlier: None,
         })
     }
 
@@ -217,6 +225,26 @@ impl Budgeted {
         }
     }
 
+    /// Counts the heap now and then, of which `start` is the first count.
+    fn count(&mut self, target: &Target, start: &Census, elapsed: Duration) {
+        let Some(census) = self.recount.tick(target, elapsed) else { return };
+        self.older_looked_at = elapsed;
+        self.older.look(&mut sight(&mut self.inspector, target));
+        let (born, gone) = (self.older.born(start, &census), self.older.gone(start));
+        let scale = self.sampling.sampled.scale(Some(&born));
+        self.earlier = Earlier::of(start, &census, scale, gone, elapsed).or(self.earlier.take());
+    }
+
+    /// What the heap held over time, between the start and the end.
+    pub(super) fn heap_points(&self) -> &[HeapPoint] {
+        self.recount.points()
+    }
+
+    /// The count that the numbers rest on where the target was gone in the end.
+    pub(super) fn rests_on(&self, is_there: bool) -> Option<&Earlier> {
+        self.earlier.as_ref().filter(|_| self.gaps && !is_there)
+    }
+
     /// Looks at everything for the last time. The target must still be there.
     pub(super) fn look_at_all(&mut self, target: &Target, seen: &mut Aggregator) {
         let mut sight = sight(&mut self.inspector, target);
@@ -225,7 +253,7 @@ impl Budgeted {
     }
 
     /// The numbers of all sites as they are estimated; `None` where nothing went unseen, so that those of `seen` are true.
-    /// `end` is the last census.
+    /// `end` is the last census; without it they rest on an earlier one, if there is one.
     fn estimate(
         &self,
         seen: &Aggregator,
@@ -237,13 +265,17 @@ impl Budgeted {
             return None;
         }
         let seen = seen.snapshot(at_ns);
-        let counts = heap.first().zip(end);
-        let born = counts.map(|(start, end)| self.older.born(start, end));
-        let scale = self.sampling.sampled.scale(born.as_ref());
-        let (mut snapshot, living) = self.sampling.sampled.estimate_by(&seen, &scale);
+        let sampled = &self.sampling.sampled;
+        let (scale, gone) = match (heap.first().zip(end), &self.earlier) {
+            (Some((start, end)), _) => {
+                (sampled.scale(Some(&self.older.born(start, end))), Some(self.older.gone(start)))
+            }
+            (None, Some(earlier)) => (earlier.scale.clone(), Some(earlier.gone.clone())),
+            (None, None) => (sampled.scale(None), None),
+        };
+        let (mut snapshot, living) = sampled.estimate_by(&seen, &scale);
         // Frees go unseen all the time, and nothing is counted by them.
         snapshot.totals.missed_frees = 0;
-        let gone = counts.map(|(start, _)| self.older.gone(start));
         snapshot.older_frees = older_frees(&snapshot, gone.as_ref());
         let bytes = |blocks: &Born| blocks.iter().map(|(&class, n)| class as f64 * n).sum::<f64>();
         let net_pool_bytes = gone.map(|gone| (bytes(&living) - bytes(&gone)).round() as i64);
@@ -389,12 +421,23 @@ impl Session {
     }
 
     pub(super) fn tick_budget(&mut self) {
-        let Self { budgeted: Some(budgeted), target, aggregator, cost, programs, started, .. } =
-            self
+        let Self {
+            budgeted: Some(budgeted),
+            target,
+            aggregator,
+            cost,
+            programs,
+            started,
+            heap,
+            ..
+        } = self
         else {
             return;
         };
         budgeted.tick(target, aggregator, cost, programs, started.elapsed());
+        if let Some(start) = heap.first() {
+            budgeted.count(target, start, started.elapsed());
+        }
     }
 
     /// The numbers of all sites as they are estimated, where not everything was seen. `end` is the last census, of a
