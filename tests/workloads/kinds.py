@@ -41,7 +41,8 @@ def keep(n):
 def churn():
     while True:
         for _ in range(100):
-            x = [object(), (object(), {}), "%s" % object()]
+            # None of them leaves its memory on a list of free objects that the lines above take theirs from.
+            x = (object(), object(), b"%d" % 5, "%s" % object(), bytearray(40))
         if not HOT:
             time.sleep(0.01)
 

@@ -195,7 +195,10 @@ impl Inspector {
         let held = self.objects.held(&mut view, &mut self.types, &blocks);
         let content = |(answer, held): (Answer, Held)| match (answer, held) {
             (Answer::Dead(_), _) => Content::Gone,
-            (Answer::Unknown(Reason::Ended), _) | (_, Held::Untold) => Content::Unknown,
+            // What lies in a chunk of another size may be another block.
+            (Answer::Unknown(Reason::Ended | Reason::Resized), _) | (_, Held::Untold) => {
+                Content::Unknown
+            }
             (_, Held::Object(identity)) => Content::Object(identity.type_address),
             (_, Held::Nothing) => Content::NoObject,
         };
