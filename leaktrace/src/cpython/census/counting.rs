@@ -86,7 +86,7 @@ impl Counting {
         Ok(counting)
     }
 
-    /// Counts on for about so long; returns whether it is done. `resident` says what is swapped out now.
+    /// Counts on for about so long, and some pools at least; returns whether it is done. `resident` says what is swapped out now.
     pub fn go_on(
         &mut self,
         memory: &dyn ReadMemory,
@@ -95,8 +95,11 @@ impl Counting {
         most: Duration,
     ) -> bool {
         let started = Instant::now();
-        while self.next < self.pools.len() && started.elapsed() < most {
+        while self.next < self.pools.len() {
             self.batch(memory, layout, resident);
+            if started.elapsed() >= most {
+                break;
+            }
         }
         self.census.took = self.census.took.saturating_add(started.elapsed());
         self.next >= self.pools.len()

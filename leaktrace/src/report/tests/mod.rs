@@ -137,7 +137,7 @@ fn report_of(aggregator: &Aggregator, seconds: u64) -> Report {
     })
 }
 
-fn leaking() -> Report {
+pub(super) fn leaking() -> Report {
     report_of(&shop(60, true), 60)
 }
 
