@@ -31,8 +31,7 @@ impl Session {
             self.drain_rest();
             self.see_to_unwanted_hits();
         }
-        let last = census.as_ref().and_then(|census| census.as_ref().ok());
-        let estimated = self.estimate(last);
+        let estimated = self.estimate(census.as_ref().and_then(|census| census.as_ref().ok()));
         let rss_end = self.target.process.rss().ok().filter(|&rss| rss > 0);
         let rss_end = rss_end.or(self.watch.last_rss());
         let counters = self.programs.counters()?;

@@ -22,7 +22,7 @@ fn aggregator(blocks: &[u64]) -> Aggregator {
         aggregator.define_stack(site + 1, stack(site as u32));
         for n in 1..=count {
             let head = Head { kind: kind::ALLOC, domain: domain::OBJ, tid: 1, at_ns: n };
-            let (block, size, stack) = (site << 32 | n * 16, 64 << site, site + 1);
+            let (block, size, stack) = ((site << 32) | (n * 16), 64 << site, site + 1);
             aggregator.apply(&Event::Alloc(Alloc { head, block, size, stack }));
         }
     }

@@ -116,15 +116,7 @@ fn report_of(aggregator: &Aggregator, seconds: u64) -> Report {
             explained_pct: Some(99.9),
             census: "exact",
             census_age_s: Some(0.0),
-            points: Some(vec![
-                HeapPoint { at_s: 0.0, live_bytes: 40 << 20, held_bytes: 48 << 20, bounds: None },
-                HeapPoint {
-                    at_s: 10.0,
-                    live_bytes: 41 << 20,
-                    held_bytes: 48 << 20,
-                    bounds: Some((40 << 20, 42 << 20)),
-                },
-            ]),
+            points: Some(counts()),
             self_check: Some(SelfCheck {
                 tables: "agree",
                 predictions: "right",
@@ -135,6 +127,17 @@ fn report_of(aggregator: &Aggregator, seconds: u64) -> Report {
         counters: &[(KernelCounter::StackCut, 12), (KernelCounter::AllocLost, 0)],
         warnings: vec!["the target runs under a debugger".to_owned()],
     })
+}
+
+/// All pools counted at first, some of them later.
+fn counts() -> Vec<HeapPoint> {
+    let count = |at_s, mib: u64, bounds| HeapPoint {
+        at_s,
+        live_bytes: mib << 20,
+        held_bytes: 48 << 20,
+        bounds,
+    };
+    vec![count(0.0, 40, None), count(10.0, 41, Some((40 << 20, 42 << 20)))]
 }
 
 pub(super) fn leaking() -> Report {
