@@ -9,7 +9,7 @@ use super::types::SiteTypes;
 use super::{STRAGGLERS, Session, SessionError, lost, now_ns, self_check};
 use crate::aggregator::Snapshot;
 use crate::gate::Outcome;
-use crate::report::End;
+use crate::report::{End, HeapPoint};
 
 /// How long calls that should not come any more are counted, once the gate was closed for the second time.
 const SECOND_LOOK: Duration = Duration::from_millis(20);
@@ -31,7 +31,8 @@ impl Session {
             self.drain_rest();
             self.see_to_unwanted_hits();
         }
-        let estimated = self.estimate(census.as_ref().and_then(|census| census.as_ref().ok()));
+        let last = census.as_ref().and_then(|census| census.as_ref().ok());
+        let estimated = self.estimate(last, is_there);
         let rss_end = self.target.process.rss().ok().filter(|&rss| rss > 0);
         let rss_end = rss_end.or(self.watch.last_rss());
         let counters = self.programs.counters()?;
@@ -42,10 +43,9 @@ impl Session {
         let (snapshot, types) = self.sites(estimated, is_there);
         self.children.close_all(&mut self.programs, &self.attached.gate, &self.target.process);
         self.add_warnings();
-        let points = self.budgeted.as_ref().map_or(&[][..], Budgeted::heap_points);
-        let known = (seen_bytes, points, duration);
+        let known = (seen_bytes, self.recounted(), duration);
         let mut heap = self.heap.close_books(census, &self.aggregator, known, &mut self.warnings);
-        if let Some(earlier) = self.budgeted.as_ref().and_then(|it| it.rests_on(is_there)) {
+        if let Some(earlier) = self.budgeted.as_ref().and_then(Budgeted::rests_on) {
             earlier.tell(duration, &mut heap, &mut self.warnings);
         }
         heap.self_check = Some(self_check::of(
@@ -94,6 +94,11 @@ impl Session {
         };
         let types = if is_there { self.read_types(&snapshot, scale.as_ref()) } else { Vec::new() };
         (snapshot, types)
+    }
+
+    /// What the heap held between the start and the end, as far as that was counted.
+    fn recounted(&self) -> Vec<HeapPoint> {
+        self.budgeted.as_ref().map_or_else(Vec::new, |it| it.heap_points().to_vec())
     }
 
     /// Percent of the target's time that went into probes.

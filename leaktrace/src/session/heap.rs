@@ -64,7 +64,7 @@ impl HeapCheck {
         self,
         end: Option<Result<Census, CensusError>>,
         aggregator: &Aggregator,
-        (estimated, meanwhile, duration): (Option<i64>, &[HeapPoint], Duration),
+        (estimated, meanwhile, duration): (Option<i64>, Vec<HeapPoint>, Duration),
         warnings: &mut Vec<String>,
     ) -> HeapInfo {
         let start = self.start.as_ref();
@@ -77,7 +77,7 @@ impl HeapCheck {
         heap.points = start.ok().map(|start| {
             let first = point(start, Duration::ZERO);
             let last = last.map(|end| point(end, duration));
-            [first].into_iter().chain(meanwhile.iter().copied()).chain(last).collect()
+            [first].into_iter().chain(meanwhile).chain(last).collect()
         });
         match (start, end.as_ref().map(Result::as_ref)) {
             (Ok(start), Some(Ok(end))) => {

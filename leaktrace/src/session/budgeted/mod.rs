@@ -79,6 +79,8 @@ pub(super) struct Budgeted {
     fresh: Fresh,
     recount: Recount,
     earlier: Option<Earlier>,
+    /// Whether the estimates rest on that.
+    uses_earlier: bool,
 }
 
 /// What a budgeted session has come to, beside its sites.
@@ -130,6 +132,7 @@ impl Budgeted {
             fresh: Fresh::default(),
             recount: Recount::default(),
             earlier: None,
+            uses_earlier: false,
         })
     }
 
@@ -240,9 +243,9 @@ impl Budgeted {
         self.recount.points()
     }
 
-    /// The count that the numbers rest on where the target was gone in the end.
-    pub(super) fn rests_on(&self, is_there: bool) -> Option<&Earlier> {
-        self.earlier.as_ref().filter(|_| self.gaps && !is_there)
+    /// The count that the estimates rest on, where that is not the last one.
+    pub(super) fn rests_on(&self) -> Option<&Earlier> {
+        self.earlier.as_ref().filter(|_| self.uses_earlier)
     }
 
     /// Looks at everything for the last time. The target must still be there.
@@ -255,7 +258,7 @@ impl Budgeted {
     /// The numbers of all sites as they are estimated; `None` where nothing went unseen, so that those of `seen` are true.
     /// `end` is the last census; without it they rest on an earlier one, if there is one.
     fn estimate(
-        &self,
+        &mut self,
         seen: &Aggregator,
         heap: &HeapCheck,
         end: Option<&Census>,
@@ -265,6 +268,7 @@ impl Budgeted {
             return None;
         }
         let seen = seen.snapshot(at_ns);
+        self.uses_earlier = end.is_none() && self.earlier.is_some();
         let sampled = &self.sampling.sampled;
         let (scale, gone) = match (heap.first().zip(end), &self.earlier) {
             (Some((start, end)), _) => {
@@ -440,11 +444,11 @@ impl Session {
         }
     }
 
-    /// The numbers of all sites as they are estimated, where not everything was seen. `end` is the last census, of a
-    /// target that is still there.
-    pub(super) fn estimate(&mut self, end: Option<&Census>) -> Option<Estimated> {
+    /// The numbers of all sites as they are estimated, where not everything was seen. `end` is the last census; `is_there`
+    /// says whether the target can be looked at.
+    pub(super) fn estimate(&mut self, end: Option<&Census>, is_there: bool) -> Option<Estimated> {
         let budgeted = self.budgeted.as_mut()?;
-        if end.is_some() {
+        if is_there {
             budgeted.look_at_all(&self.target, &mut self.aggregator);
         }
         budgeted.estimate(&self.aggregator, &self.heap, end, self.window.end)
