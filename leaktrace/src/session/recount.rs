@@ -17,8 +17,8 @@ const EVERY: Duration = Duration::from_secs(10);
 /// How much later the next one comes, by how long it took: half a percent of one core.
 const SPACING: u32 = 200;
 
-/// One slice, which comes with each tick.
-const SLICE: Duration = Duration::from_millis(4);
+/// One slice; there is one for each tick at most, when no window is to be looked at.
+pub(super) const SLICE: Duration = Duration::from_millis(4);
 
 /// Pools that are counted; where there are more, so many are drawn. 2 GiB of 16 KiB each, as they are from 3.10 on.
 const MOST_POOLS: u64 = 1 << 17;

@@ -3,6 +3,7 @@
 mod earlier;
 mod fresh;
 mod older;
+mod reading;
 mod sampling;
 mod sight;
 mod windows;
@@ -16,17 +17,14 @@ use super::cost::CostMeter;
 use super::heap::HeapCheck;
 use super::recognise::Target;
 use super::recount::Recount;
-use super::types::{self, SiteTypes};
+use super::types;
 use super::{Session, SessionError, now_ns};
-use crate::aggregator::{
-    Aggregator, Born, OlderFrees, Sampled, Scale, Snapshot, Weight, allowances,
-};
+use crate::aggregator::{Aggregator, Born, OlderFrees, Sampled, Scale, Snapshot, Weight};
 use crate::budget::Controller;
 use crate::cpython::census::{Census, Resident};
 use crate::gate::Gate;
 use crate::inspector::{Identity, Inspector};
 use crate::kernel::Programs;
-use crate::report::HeapPoint;
 
 use earlier::Earlier;
 use fresh::Fresh;
@@ -81,6 +79,8 @@ pub(super) struct Budgeted {
     earlier: Option<Earlier>,
     /// Whether the estimates rest on that.
     uses_earlier: bool,
+    /// Whether it is time to count on.
+    counts_next: bool,
 }
 
 /// What a budgeted session has come to, beside its sites.
@@ -133,6 +133,7 @@ impl Budgeted {
             recount: Recount::default(),
             earlier: None,
             uses_earlier: false,
+            counts_next: false,
         })
     }
 
@@ -226,26 +227,6 @@ impl Budgeted {
             self.older_looked_at = elapsed;
             self.older.look(&mut sight);
         }
-    }
-
-    /// Counts the heap now and then, of which `start` is the first count.
-    fn count(&mut self, target: &Target, start: &Census, elapsed: Duration) {
-        let Some(census) = self.recount.tick(target, elapsed) else { return };
-        self.older_looked_at = elapsed;
-        self.older.look(&mut sight(&mut self.inspector, target));
-        let (born, gone) = (self.older.born(start, &census), self.older.gone(start));
-        let scale = self.sampling.sampled.scale(Some(&born));
-        self.earlier = Earlier::of(start, &census, scale, gone, elapsed).or(self.earlier.take());
-    }
-
-    /// What the heap held over time, between the start and the end.
-    pub(super) fn heap_points(&self) -> &[HeapPoint] {
-        self.recount.points()
-    }
-
-    /// The count that the estimates rest on, where that is not the last one.
-    pub(super) fn rests_on(&self) -> Option<&Earlier> {
-        self.earlier.as_ref().filter(|_| self.uses_earlier)
     }
 
     /// Looks at everything for the last time. The target must still be there.
@@ -380,6 +361,7 @@ impl Session {
             Ok(true) => self.look_at_window(false),
             other => other.map(|_| ()),
         };
+        self.count_between_windows();
         match looked {
             // The target is gone, which the next tick tells.
             Err(SessionError::Gate(_)) => Ok(()),
@@ -425,23 +407,13 @@ impl Session {
     }
 
     pub(super) fn tick_budget(&mut self) {
-        let Self {
-            budgeted: Some(budgeted),
-            target,
-            aggregator,
-            cost,
-            programs,
-            started,
-            heap,
-            ..
-        } = self
+        let Self { budgeted: Some(budgeted), target, aggregator, cost, programs, started, .. } =
+            self
         else {
             return;
         };
         budgeted.tick(target, aggregator, cost, programs, started.elapsed());
-        if let Some(start) = heap.first() {
-            budgeted.count(target, start, started.elapsed());
-        }
+        budgeted.counts_next = true;
     }
 
     /// The numbers of all sites as they are estimated, where not everything was seen. `end` is the last census; `is_there`
@@ -452,28 +424,5 @@ impl Session {
             budgeted.look_at_all(&self.target, &mut self.aggregator);
         }
         budgeted.estimate(&self.aggregator, &self.heap, end, self.window.end)
-    }
-
-    /// What the live blocks of each site of `snapshot` are. Where that is an estimate, `scale` is what it rests on. The
-    /// target must still be there.
-    pub(super) fn read_types(
-        &mut self,
-        snapshot: &Snapshot,
-        scale: Option<&Scale>,
-    ) -> Vec<SiteTypes> {
-        let allowed = allowances(&snapshot.sites, types::MOST_BLOCKS);
-        let mut random = || fastrand::u64(..);
-        let sampling = self.budgeted.as_ref().map(|budgeted| &budgeted.sampling.sampled);
-        let drawn = match scale.zip(sampling) {
-            Some((scale, sampled)) => sampled.draw(snapshot, scale, &allowed, &mut random),
-            None => self.aggregator.draw(&allowed, &mut random),
-        };
-        match &mut self.budgeted {
-            Some(budgeted) => types::read(&mut budgeted.inspector, &self.target, snapshot, &drawn),
-            None => {
-                let mut inspector = types::inspector(&self.target);
-                types::read(&mut inspector, &self.target, snapshot, &drawn)
-            }
-        }
     }
 }
