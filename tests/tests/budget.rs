@@ -120,6 +120,35 @@ fn the_leak_of_a_service_that_works_in_bursts_is_found_without_any_flag() {
 }
 
 #[test]
+fn a_target_that_ends_is_measured_by_the_last_count_of_its_heap() {
+    let Some(python) = debian_python().filter(|_| can_trace()) else { return };
+    let mut target = Target::start(&python, "hot.py", &["50"]);
+    let tracer = Tracer::start(target.pid, &["--budget", "1%"]);
+    let before = target.ask("count");
+    // The heap is counted some ten times.
+    sleep(Duration::from_secs(24));
+    let kept = rate_between(&before, &target.ask("count"), "kept");
+    assert!(target.finish().success());
+    let report = tracer.report();
+    let session = &report.0["session"];
+    assert_eq!(session["end"], "target_exited");
+    assert_eq!(session["self_check"]["census"], "exact", "{}", report.warnings());
+    let age = session["census_age_s"].as_f64().expect("there was one");
+    assert!((0.0..6.0).contains(&age), "{age}");
+    assert!(report.warnings().contains("could not be counted once more"));
+    let series = report.0["memory"]["pymalloc_series"].as_array().expect("it was counted");
+    assert!(series.len() >= 6, "{series:?}");
+    assert!(series.is_sorted_by_key(|count| count["live_bytes"].as_u64()), "{series:?}");
+    assert!(report.0["memory"]["pymalloc_live_end"].is_null());
+    let first = report.sites().next().expect("there are sites");
+    let growth = first.number("growth_blocks_per_s");
+    println!("{growth} of {kept} a second, by a count from {age} s before");
+    assert_eq!(first.line(), leaking_line("hot.py"));
+    assert!((growth / kept - 1.0).abs() < 0.25, "{growth} of {kept}");
+    assert!(first.0["types"].is_null());
+}
+
+#[test]
 fn a_quiet_target_is_traced_all_the_time() {
     if !can_trace() {
         return;

@@ -1,51 +1,46 @@
-//! What the heap's counts along the trace say of samples: how far those of a size class stood for too much or too little
-//! at each time, against what they stand for in the end.
+//! What the heap's counts say of each size class along the trace, and what was sampled of it at each time: a site has its
+//! share of the samples of a time of what was counted then, so that samples of one time that stood for too much or too
+//! little bend nothing.
 
 use std::collections::BTreeMap;
 
-use super::sampled::{Born, FIRST_LOOK_NS};
+use super::sampled::Born;
 
-/// Marks that are kept; of more, every second one is dropped.
+/// Counts that are kept; of more, every second one is dropped.
 const MOST_MARKS: usize = 200;
 
-/// How far a count may correct the samples of its time.
-const FARTHEST: f64 = 10.0;
-
-/// What was sampled of a size class: the sums of the weights that live, by whether their windows were dense, and how many.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub(super) struct Sum {
-    pub(super) sparse: f64,
-    pub(super) dense: f64,
-    pub(super) blocks: u64,
-}
+/// Samples that are few.
+const FEW: f64 = 3.0;
 
 /// A count of the heap.
 #[derive(Clone, Debug)]
 struct Mark {
     /// Since the trace began.
     at_ns: u64,
-    /// What lives that was born since.
+    /// What lives of each size class that was born since.
     born: Born,
-    /// What was sampled of that.
-    sampled: BTreeMap<u64, Sum>,
 }
 
-/// All counts.
+/// What lives of the samples of a size class at the end of one interval: the sums of their weights, by whether their windows
+/// were dense, and how many.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+struct Held {
+    index: u32,
+    sparse: u64,
+    dense: u64,
+    blocks: u32,
+}
+
+/// All counts, and the samples.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Levels {
     marks: Vec<Mark>,
-    /// Until when everything was seen.
-    whole_ns: u64,
+    classes: BTreeMap<u64, Vec<Held>>,
 }
 
 impl Levels {
-    /// Everything was seen until then, before the first count.
-    pub(super) fn whole_until(&mut self, at_ns: u64) {
-        self.whole_ns = at_ns;
-    }
-
     /// Adds a count, later than all before.
-    pub(super) fn mark(&mut self, at_ns: u64, born: Born, sampled: BTreeMap<u64, Sum>) {
+    pub(super) fn mark(&mut self, at_ns: u64, born: Born) {
         if self.marks.len() >= MOST_MARKS {
             let mut index = 0;
             self.marks.retain(|_| {
@@ -53,65 +48,112 @@ impl Levels {
                 index % 2 == 0
             });
         }
-        self.marks.push(Mark { at_ns, born, sampled });
+        self.marks.push(Mark { at_ns, born });
     }
 
-    /// By what to multiply what the samples of a size class say at each mark, where they are multiplied by `in_the_end` for
-    /// the end, and those of dense windows by `dense` before. Of a few samples that is drawn towards 1, with `few` as
-    /// strong as what was seen.
-    pub(super) fn of_class(&self, class: u64, in_the_end: f64, dense: f64, few: f64) -> Level {
-        let factor = |mark: &Mark| {
-            let sum = mark.sampled.get(&class).copied().unwrap_or_default();
-            let (weight, blocks) = (sum.sparse + dense * sum.dense, sum.blocks as f64);
-            // A block counts from its first look on.
-            let born = self.born(class, mark.at_ns.saturating_sub(FIRST_LOOK_NS));
-            let ratio = if weight > 0.0 { born.max(0.0) / (weight * in_the_end) } else { 1.0 };
-            let trust = blocks / (blocks + few);
-            let ratio = ratio * trust + (1.0 - trust);
-            (mark.at_ns, ratio.clamp(1.0 / FARTHEST, FARTHEST))
-        };
-        let factors: Vec<(u64, f64)> = self.marks.iter().map(factor).collect();
-        let first = factors.first().map_or(1.0, |first| first.1);
-        Level { first: (self.whole_ns, first), factors }
+    /// When the heap was counted.
+    pub(super) fn marks(&self) -> impl Iterator<Item = u64> + '_ {
+        self.marks.iter().map(|mark| mark.at_ns)
     }
 
-    /// What lives of a class at a time, between two counts as if it had grown evenly.
-    fn born(&self, class: u64, at_ns: u64) -> f64 {
-        let born = |mark: &Mark| mark.born.get(&class).copied().unwrap_or(0.0);
-        between(self.marks.iter().map(|mark| (mark.at_ns, born(mark))), (0, 0.0), at_ns)
+    /// A sample of this weight came to live in the open interval.
+    pub(super) fn enter(&mut self, class: u64, open: u32, births: u64, dense: bool) {
+        self.add(class, open, births, dense);
+        self.held(class, open).blocks += 1;
+    }
+
+    /// One that lives stands for so many more.
+    pub(super) fn add(&mut self, class: u64, open: u32, births: u64, dense: bool) {
+        let held = self.held(class, open);
+        let sum = if dense { &mut held.dense } else { &mut held.sparse };
+        *sum = sum.saturating_add(births);
+    }
+
+    /// One of them died.
+    pub(super) fn leave(&mut self, class: u64, open: u32, births: u64, dense: bool) {
+        let held = self.held(class, open);
+        let sum = if dense { &mut held.dense } else { &mut held.sparse };
+        *sum = sum.saturating_sub(births);
+        held.blocks = held.blocks.saturating_sub(1);
+    }
+
+    fn held(&mut self, class: u64, open: u32) -> &mut Held {
+        let held = self.classes.entry(class).or_default();
+        let last = held.last().copied().unwrap_or_default();
+        if held.is_empty() || last.index < open {
+            held.push(Held { index: open, ..last });
+        }
+        let last = held.len() - 1;
+        &mut held[last]
+    }
+
+    /// Follows the axis when its interval doubles.
+    pub(super) fn coarsen(&mut self) {
+        for held in self.classes.values_mut() {
+            held.iter_mut().for_each(|held| held.index /= 2);
+            // Of two in one interval the later one holds at its end.
+            held.reverse();
+            held.dedup_by_key(|held| held.index);
+            held.reverse();
+        }
+    }
+
+    /// What is known of a size class of a trace of `passed_ns`, of which `in_the_end` live; samples of dense windows stand
+    /// for `dense` times as many as they say. `None` where the heap was never counted.
+    pub(super) fn of_class(
+        &self,
+        class: u64,
+        dense: f64,
+        (passed_ns, in_the_end): (u64, f64),
+    ) -> Option<Level> {
+        if self.marks.is_empty() || class == 0 {
+            return None;
+        }
+        let born = |mark: &Mark| (mark.at_ns, mark.born.get(&class).copied().unwrap_or(0.0));
+        let mut counted = vec![(0, 0.0)];
+        counted.extend(self.marks.iter().map(born).filter(|&(at_ns, _)| at_ns < passed_ns));
+        counted.push((passed_ns, in_the_end));
+        let held = self.classes.get(&class).into_iter().flatten();
+        let sampled = held.map(|held| {
+            let weight = held.sparse as f64 + dense * held.dense as f64;
+            (held.index, weight, f64::from(held.blocks))
+        });
+        Some(Level { counted, sampled: sampled.collect() })
     }
 }
 
-/// The factors of a size class.
+/// A size class along the trace.
+#[derive(Clone, Debug)]
 pub(super) struct Level {
-    first: (u64, f64),
-    factors: Vec<(u64, f64)>,
+    /// How many blocks live that were born since the trace began, at each count.
+    counted: Vec<(u64, f64)>,
+    /// The sum of the weights of the samples that live at the end of each interval, and their number.
+    sampled: Vec<(u32, f64, f64)>,
 }
 
 impl Level {
-    /// The one at a time of a trace that lasts until `end_ns`.
-    pub(super) fn at(&self, at_ns: u64, end_ns: u64) -> f64 {
-        // What was seen as it was needs no correction.
-        if at_ns <= self.first.0 {
-            return 1.0;
-        }
-        let points = self.factors.iter().copied().chain([(end_ns, 1.0)]);
-        between(points, self.first, at_ns)
+    /// How many blocks of the class a site has at the end of an interval, at `at_ns`, whose samples have a sum of weights of
+    /// `weight` then. Of a few samples in all its share is drawn to the `share` that it has in the end.
+    pub(super) fn blocks(&self, (index, at_ns): (u32, u64), weight: f64, share: f64) -> f64 {
+        let after = self.sampled.partition_point(|&(of, ..)| of <= index);
+        let (_, all, blocks) = after.checked_sub(1).map_or((0, 0.0, 0.0), |at| self.sampled[at]);
+        let trust = if all > 0.0 { blocks / (blocks + FEW) } else { 0.0 };
+        let now = if all > 0.0 { (weight / all).min(1.0) } else { 0.0 };
+        self.counted_at(at_ns) * (now * trust + share * (1.0 - trust))
     }
-}
 
-/// The value at a time on the line through `first` and `points`, which ascend; behind the last one, the last.
-fn between(points: impl Iterator<Item = (u64, f64)>, first: (u64, f64), at_ns: u64) -> f64 {
-    let (mut before, mut value) = first;
-    for (at, next) in points {
-        if at >= at_ns {
-            let part =
-                at_ns.saturating_sub(before) as f64 / at.saturating_sub(before).max(1) as f64;
-            return value + (next - value) * part;
+    /// Between two counts as if it had grown evenly.
+    fn counted_at(&self, at_ns: u64) -> f64 {
+        let after = self.counted.partition_point(|&(at, _)| at < at_ns);
+        match (after.checked_sub(1).and_then(|at| self.counted.get(at)), self.counted.get(after)) {
+            (Some(&(from, before)), Some(&(to, next))) => {
+                let part = (at_ns - from) as f64 / (to - from).max(1) as f64;
+                before + (next - before) * part
+            }
+            (Some(&(_, last)), None) => last,
+            (None, next) => next.map_or(0.0, |&(_, first)| first),
         }
-        (before, value) = (at, next);
     }
-    value
 }
 
 #[cfg(test)]
@@ -124,51 +166,70 @@ mod tests {
         Born::from([(48, blocks)])
     }
 
-    fn sum(dense: f64, blocks: u64) -> BTreeMap<u64, Sum> {
-        BTreeMap::from([(48, Sum { sparse: 0.0, dense, blocks })])
+    fn near(value: f64, expected: f64) {
+        assert!((value - expected).abs() < 1e-9, "{value} of {expected}");
+    }
+
+    /// A hundred blocks a second for 30 s; one interval is a second.
+    fn counted() -> Levels {
+        let mut levels = Levels::default();
+        levels.mark(10 * SECOND, born(1_000.0));
+        levels.mark(20 * SECOND, born(2_000.0));
+        levels
     }
 
     #[test]
-    fn samples_that_stood_for_too_much_early_on_are_put_right_by_the_count_of_then() {
-        let mut levels = Levels::default();
-        // A hundred blocks a second; early windows weigh twice as much as later ones.
-        levels.mark(10 * SECOND, born(1_000.0), sum(1_800.0, 1_000));
-        levels.mark(20 * SECOND, born(2_000.0), sum(1_900.0, 2_000));
-        let level = levels.of_class(48, 1.0, 1.0, 0.0);
-        assert!((level.at(10 * SECOND, 30 * SECOND) - 0.5).abs() < 1e-9);
-        assert!((level.at(5 * SECOND, 30 * SECOND) - 0.5).abs() < 1e-9);
-        assert!((level.at(20 * SECOND, 30 * SECOND) - 1.0).abs() < 1e-9);
-        assert!((level.at(15 * SECOND, 30 * SECOND) - 0.75).abs() < 1e-9);
-        assert!((level.at(30 * SECOND, 30 * SECOND) - 1.0).abs() < 1e-9);
+    fn samples_that_stood_for_too_much_early_on_bend_nothing() {
+        let mut levels = counted();
+        // All of the class is one site's; its early windows weigh ten times as much as the later ones.
+        (0..1_000).for_each(|n| levels.enter(48, n / 100, if n < 200 { 10 } else { 1 }, true));
+        let level = levels.of_class(48, 0.5, (30 * SECOND, 3_000.0)).unwrap();
+        let blocks = |second: u32, weight| {
+            level.blocks((second - 1, u64::from(second) * SECOND), weight, 1.0)
+        };
+        near(blocks(2, 1_000.0), 200.0);
+        near(blocks(10, 0.5 * 2_800.0), 1_000.0);
+        near(blocks(15, 0.5 * 2_800.0), 1_500.0);
+        near(blocks(30, 0.5 * 2_800.0), 3_000.0);
     }
 
     #[test]
-    fn what_was_seen_as_a_whole_is_not_corrected() {
-        let mut levels = Levels::default();
-        levels.whole_until(8 * SECOND);
-        levels.mark(10 * SECOND, born(1_000.0), sum(1_800.0, 1_000));
-        let level = levels.of_class(48, 1.0, 1.0, 0.0);
-        assert!((level.at(5 * SECOND, 30 * SECOND) - 1.0).abs() < 1e-9);
-        assert!((level.at(9 * SECOND, 30 * SECOND) - 0.5).abs() < 1e-9);
-        assert!((level.at(10 * SECOND, 30 * SECOND) - 0.5).abs() < 1e-9);
+    fn a_site_has_its_share_of_the_samples_of_each_time() {
+        let mut levels = counted();
+        (0..997).for_each(|_| levels.enter(48, 4, 2, false));
+        (0..997).for_each(|_| levels.enter(48, 14, 1, true));
+        let level = levels.of_class(48, 2.0, (30 * SECOND, 3_000.0)).unwrap();
+        // All of the first samples, and then half of all.
+        near(level.blocks((9, 10 * SECOND), 1_994.0, 0.5), 1_000.0 * (997.0 + 1.5) / 1_000.0);
+        let later = level.blocks((19, 20 * SECOND), 1_994.0, 0.5);
+        near(later, 1_000.0);
+        (0..997).for_each(|_| levels.leave(48, 25, 2, false));
+        let level = levels.of_class(48, 2.0, (30 * SECOND, 3_000.0)).unwrap();
+        near(level.blocks((29, 30 * SECOND), 1_994.0, 1.0), 3_000.0);
     }
 
     #[test]
-    fn a_few_samples_or_none_correct_nothing() {
-        let mut levels = Levels::default();
-        levels.mark(10 * SECOND, born(1_000.0), sum(1e9, 0));
-        let level = levels.of_class(48, 1.0, 1.0, 3.0);
-        assert!((level.at(10 * SECOND, 20 * SECOND) - 1.0).abs() < 1e-9);
-        let none = levels.of_class(64, 1.0, 1.0, 3.0);
-        assert!((none.at(10 * SECOND, 20 * SECOND) - 1.0).abs() < 1e-9);
-        assert!((Levels::default().of_class(48, 1.0, 1.0, 3.0).at(5, 9) - 1.0).abs() < 1e-9);
+    fn before_anything_was_sampled_a_site_has_its_share_in_the_end() {
+        let level = counted().of_class(48, 1.0, (30 * SECOND, 3_000.0)).unwrap();
+        near(level.blocks((4, 5 * SECOND), 0.0, 0.25), 125.0);
+        assert!(counted().of_class(0, 1.0, (30 * SECOND, 0.0)).is_none());
+        assert!(Levels::default().of_class(48, 1.0, (30 * SECOND, 3_000.0)).is_none());
     }
 
     #[test]
-    fn marks_are_bounded() {
+    fn intervals_are_merged_in_pairs() {
+        let mut levels = counted();
+        (0..4).for_each(|index| levels.enter(48, index, 1, false));
+        levels.coarsen();
+        let level = levels.of_class(48, 1.0, (30 * SECOND, 3_000.0)).unwrap();
+        assert_eq!(level.sampled, [(0, 2.0, 2.0), (1, 4.0, 4.0)]);
+    }
+
+    #[test]
+    fn counts_are_bounded() {
         let mut levels = Levels::default();
-        (1..10_000).for_each(|second| levels.mark(second * SECOND, born(1.0), sum(1.0, 1)));
+        (1..10_000).for_each(|second| levels.mark(second * SECOND, born(1.0)));
         assert!(levels.marks.len() <= MOST_MARKS);
-        assert_eq!(levels.marks.last().unwrap().at_ns, 9_999 * SECOND);
+        assert_eq!(levels.marks().last(), Some(9_999 * SECOND));
     }
 }

@@ -111,6 +111,11 @@ impl LiveTable {
         self.slots.iter().map(Slot::address)
     }
 
+    /// Every block, with its address.
+    pub(super) fn blocks(&self) -> impl Iterator<Item = (u64, Block)> + '_ {
+        self.slots.iter().map(|slot| (slot.address(), self.block(slot)))
+    }
+
     /// Every block's site and time of birth.
     pub(super) fn births(&self) -> impl Iterator<Item = (u32, u32)> + '_ {
         self.slots.iter().map(|slot| (slot.site, slot.born))

@@ -13,11 +13,14 @@
 
 mod apply;
 mod books;
+mod curve;
 mod domain;
+mod drawn;
 mod levels;
 mod live;
 mod rate;
 mod sampled;
+mod scale;
 mod series;
 mod site;
 mod sites;
@@ -28,8 +31,10 @@ mod tests;
 mod threads;
 
 pub use domain::Domain;
+pub use drawn::{DrawnBlock, allowances};
 pub use rate::Rate;
 pub use sampled::{Born, FIRST_LOOK_NS, Sample, Sampled, Sampling};
+pub use scale::Scale;
 pub use series::{OlderFrees, Point};
 pub use site::{Counts, Estimated, Weight};
 pub use snapshot::{Distribution, SiteSnapshot, Snapshot};

@@ -9,18 +9,27 @@ use std::collections::BTreeMap;
 
 use rustc_hash::FxHashMap;
 
+use super::curve::{self, Spot};
 use super::domain::Domain;
-use super::levels::{Level, Levels, Sum};
+use super::drawn::DrawnBlock;
+use super::levels::Levels;
 use super::rate::Rate;
+use super::scale::{ClassWeights, Scale};
 use super::series::{self, Axis, Point};
-use super::site::{Site, Weight};
+use super::site::Weight;
 use super::sites::{Sites, points_until_now};
-use super::snapshot::{SiteSnapshot, Snapshot, ages, count_survivors};
+use super::snapshot::{SiteSnapshot, Snapshot, ages};
 use super::{Counts, TICK_NS};
 use crate::stack::Stack;
 
 /// The part of the trace that it takes to settle: what lives on from then is not all that grew.
 const SETTLED_PART: u64 = 20;
+
+/// How far what is taken for a dense window's own work may be off, either way.
+const LOOSE: f64 = 10.0;
+
+/// Sampled blocks that a site must have for its series to follow what the heap did between its own changes.
+const FOLLOWED: usize = 4;
 
 /// How long after its birth a sampled block is looked at first, and counts from then on.
 pub const FIRST_LOOK_NS: u64 = 1_000_000_000;
@@ -48,21 +57,23 @@ pub struct Sample<'a> {
 
 /// A sampled block that lives.
 #[derive(Clone, Copy, Debug)]
-struct Survivor {
+pub(super) struct Survivor {
     site: u32,
     size: u64,
-    class: u64,
+    pub(super) class: u64,
     /// When it was handed out, in [`TICK_NS`] since the trace began.
     born: u32,
-    weight: Weight,
-    window: u32,
+    /// When it came to count, likewise.
+    counts_from: u32,
+    pub(super) weight: Weight,
+    pub(super) window: u32,
 }
 
 /// How many blocks of each size class live that were handed out since the trace began, by bytes of a block.
 pub type Born = BTreeMap<u64, f64>;
 
 /// How sure the numbers of a site are that rest on samples.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Sampling {
     /// Sampled blocks that live.
     pub blocks: u64,
@@ -73,16 +84,9 @@ pub struct Sampling {
     pub blocks_per_s: Rate,
     /// By how many requested bytes.
     pub bytes_per_s: Rate,
-}
-
-/// What turns weights into blocks.
-#[derive(Clone, Debug, Default)]
-struct Scale {
-    dense: f64,
-    classes: BTreeMap<u64, f64>,
-    others: f64,
-    /// Whether the heap was counted.
-    counted: bool,
+    /// For each point the fewest live blocks as windows alone say, in proportion: what [`Point::survivors`] are to be held
+    /// against, as they are counted by the same weights. `None` where nothing was sampled.
+    pub by_windows: Option<Vec<f64>>,
 }
 
 /// Everything that is known of sampled blocks.
@@ -107,21 +111,9 @@ impl Sampled {
         }
     }
 
-    /// Everything was seen until then.
-    pub fn whole_until(&mut self, at_ns: u64) {
-        self.levels.whole_until(at_ns.saturating_sub(self.started_at_ns));
-    }
-
     /// A census at `at_ns` says that so much lives that was born since the trace began.
     pub fn mark(&mut self, at_ns: u64, born: Born) {
-        let mut sampled: BTreeMap<u64, Sum> = BTreeMap::new();
-        for block in self.blocks.values().filter(|block| block.class > 0) {
-            let sum = sampled.entry(block.class).or_default();
-            let births = block.weight.births as f64;
-            *(if block.weight.dense { &mut sum.dense } else { &mut sum.sparse }) += births;
-            sum.blocks += 1;
-        }
-        self.levels.mark(at_ns.saturating_sub(self.started_at_ns), born, sampled);
+        self.levels.mark(at_ns.saturating_sub(self.started_at_ns), born);
     }
 
     /// The trace begins not when this was made but then, before any block.
@@ -145,12 +137,16 @@ impl Sampled {
     /// A sampled block lives at `at_ns`; false where there is no room for its site.
     pub fn enter(&mut self, sample: &Sample<'_>, at_ns: u64) -> bool {
         self.leave(sample.address, at_ns);
-        let Some(site) = self.sites.of(sample.stack, sample.domain, at_ns) else { return false };
-        let &Sample { size, class, weight, window, .. } = sample;
-        let born = sample.born_ns.saturating_sub(self.started_at_ns) / TICK_NS;
-        let born = u32::try_from(born).unwrap_or(u32::MAX);
+        let &Sample { stack, domain, size, class, weight, window, .. } = sample;
+        let Some(site) = self.sites.of(stack, (domain, weight.dense), at_ns) else { return false };
+        let tick = |at_ns: u64| {
+            let ticks = at_ns.saturating_sub(self.started_at_ns) / TICK_NS;
+            u32::try_from(ticks).unwrap_or(u32::MAX)
+        };
+        let (born, counts_from) = (tick(sample.born_ns), tick(at_ns));
         self.sites.change(site, self.axis.open).enter(size, weight.births);
-        let survivor = Survivor { site, size, class, born, weight, window };
+        self.levels.enter(class, self.axis.open, weight.births, weight.dense);
+        let survivor = Survivor { site, size, class, born, counts_from, weight, window };
         self.blocks.insert(sample.address, survivor);
         true
     }
@@ -160,15 +156,19 @@ impl Sampled {
         self.pass(at_ns);
         if let Some(block) = self.blocks.remove(&address) {
             let site = self.sites.change(block.site, self.axis.open);
-            site.leave(block.size, block.weight.births);
+            let Weight { births, dense } = block.weight;
+            site.leave(block.size, births);
             site.sink();
+            self.levels.leave(block.class, self.axis.open, births, dense);
         }
     }
 
     /// The block at `address` stands for twice as many from now on, as another was dropped.
     pub fn double(&mut self, address: u64) {
         if let Some(block) = self.blocks.get_mut(&address) {
-            self.sites.change(block.site, self.axis.open).enter(block.size, block.weight.births);
+            let Weight { births, dense } = block.weight;
+            self.sites.change(block.site, self.axis.open).enter(block.size, births);
+            self.levels.add(block.class, self.axis.open, births, dense);
             block.weight.births *= 2;
         }
     }
@@ -176,27 +176,30 @@ impl Sampled {
     /// Lets time pass.
     pub fn pass(&mut self, at_ns: u64) {
         if at_ns >= self.axis.closes_at_ns {
-            self.sites.go_on(&mut self.axis, at_ns);
+            for _ in 0..self.sites.go_on(&mut self.axis, at_ns) {
+                self.levels.coarsen();
+            }
         }
     }
 
-    /// The snapshot `seen` of what was seen, with what lives of each site as it is estimated. `born` is what a census says
-    /// of all sites together; `None` where pools cannot be counted. With `whole_raw` the numbers of raw sites are true as
-    /// they were seen. Returned with it: how many blocks of each size class
-    /// that makes.
+    /// What the sampled blocks that live stand for. `born` is what a census that was just taken says of all sites together;
+    /// `None` where pools cannot be counted: then they stand for what their windows say.
     #[must_use]
-    pub fn estimate(
-        &self,
-        seen: &Snapshot,
-        born: Option<&Born>,
-        whole_raw: bool,
-    ) -> (Snapshot, Born) {
-        let scale = Scale::of(self.blocks.values(), born);
+    pub fn scale(&self, born: Option<&Born>) -> Scale {
+        Scale::of(self.blocks.values(), born)
+    }
+
+    /// The snapshot `seen` of what was seen, with what lives of each site as it is estimated: `scale` was found just now or
+    /// earlier. With `whole_raw` the numbers of raw sites are true as they were seen. Returned with it: how many blocks of
+    /// each size class that makes.
+    #[must_use]
+    pub fn estimate(&self, seen: &Snapshot, scale: &Scale, whole_raw: bool) -> (Snapshot, Born) {
         let mut own: FxHashMap<u32, Vec<&Survivor>> = FxHashMap::default();
         for block in self.blocks.values() {
             own.entry(block.site).or_default().push(block);
         }
-        let weights = ClassWeights::of(self.blocks.values(), &scale, &self.levels);
+        let passed_ns = seen.at_ns.saturating_sub(self.started_at_ns);
+        let weights = ClassWeights::of(self.blocks.values(), scale, &self.levels, passed_ns);
         let mut snapshot = seen.clone();
         snapshot.interval_ns = self.axis.interval_ns;
         for site in &mut snapshot.sites {
@@ -205,56 +208,93 @@ impl Sampled {
                 continue;
             }
             site.estimated = site.estimated.scaled(scale.dense);
-            let index = self.sites.index_of(&site.stack, site.domain);
-            let known = index.map(|index| (&self.sites.list[index as usize], own.get(&index)));
-            match known {
-                Some((known, blocks)) => {
-                    let blocks = blocks.map_or(&[][..], Vec::as_slice);
-                    self.fill(site, known, blocks, &scale, &weights, seen.at_ns);
-                }
-                None => fill_empty(site),
+            let known = self.sites.indices_of(&site.stack, site.domain);
+            if known == [None; 2] {
+                fill_empty(site);
+                continue;
             }
+            let blocks = known.iter().flatten().filter_map(|index| own.get(index)).flatten();
+            let blocks: Vec<&Survivor> = blocks.copied().collect();
+            self.fill(site, (known, &blocks), scale, &weights, passed_ns);
         }
         (snapshot, weights.all)
+    }
+
+    /// How many sites have, or had, a sampled block.
+    pub(super) fn site_count(&self) -> usize {
+        self.sites.list.len()
+    }
+
+    /// Which of these `site` is: it is as many as there are kinds of windows.
+    pub(super) fn indices_of(&self, site: &SiteSnapshot) -> impl Iterator<Item = usize> {
+        let indices = self.sites.indices_of(&site.stack, site.domain);
+        indices.into_iter().flatten().map(|index| index as usize)
+    }
+
+    /// Every sampled block that lives, with its site.
+    pub(super) fn weighed<'a>(
+        &'a self,
+        scale: &'a Scale,
+    ) -> impl Iterator<Item = (usize, DrawnBlock)> + 'a {
+        self.blocks.iter().map(|(&address, block)| {
+            let drawn = DrawnBlock { address, size: block.size, weight: scale.blocks(block) };
+            (block.site as usize, drawn)
+        })
     }
 
     fn fill(
         &self,
         shown: &mut SiteSnapshot,
-        site: &Site,
-        blocks: &[&Survivor],
+        (known, blocks): ([Option<u32>; 2], &[&Survivor]),
         scale: &Scale,
         weights: &ClassWeights,
-        at_ns: u64,
+        passed_ns: u64,
     ) {
-        let raw: f64 = blocks.iter().map(|block| block.weight.births as f64).sum();
+        let by_windows: f64 = blocks.iter().map(|block| scale.window(block)).sum();
         let scaled: f64 = blocks.iter().map(|block| scale.blocks(block)).sum();
         let bytes: f64 = blocks.iter().map(|b| scale.blocks(b) * b.size as f64).sum();
-        let factor = if raw > 0.0 { scaled / raw } else { scale.others };
-        let mut points = points_until_now(site, self.axis.open);
+        let factor = if by_windows > 0.0 { scaled / by_windows } else { scale.others };
+        let spots = self.spots(known, scale, blocks.len());
+        let parts = weights.parts(blocks, scale);
+        let point = |spot: &Spot| {
+            let end_ns = (u64::from(spot.index) + 1).saturating_mul(self.axis.interval_ns);
+            let at = (spot.index, end_ns.min(passed_ns));
+            let all: f64 = parts.iter().map(|part| part.blocks(at, spot.live)).sum();
+            let rate = if parts.is_empty() { factor } else { all / spot.live };
+            spot.point(if spot.live > 0.0 { rate } else { 0.0 }, factor)
+        };
+        let mut points: Vec<Point> = spots.iter().map(point).collect();
+        let survivor = |block: &&Survivor| (block.counts_from, scale.window(block) * factor);
+        let survivors = blocks.iter().map(survivor).collect();
+        curve::add_survivors(&mut points, survivors, self.axis.interval_ns);
         let mut born: Vec<u32> = blocks.iter().map(|block| block.born).collect();
         born.sort_unstable();
-        count_survivors(&mut points, &born, self.axis.interval_ns);
-        let mean = scaled / blocks.len().max(1) as f64;
-        let passed_ns = at_ns.saturating_sub(self.started_at_ns);
-        let levels = weights.levels(blocks, scale);
-        for point in &mut points {
-            let end_ns = (u64::from(point.index) + 1).saturating_mul(self.axis.interval_ns);
-            let level = |(share, level): &(f64, &Level)| share * level.at(end_ns, passed_ns);
-            let level = if levels.is_empty() { 1.0 } else { levels.iter().map(level).sum() };
-            rescale(point, factor, mean, level);
-        }
         let effective = weights.effective(blocks, scale);
-        let end = (scaled, bytes);
-        let rates = self.growth(&points, &born, end, effective, passed_ns);
+        let rates = self.growth(&points, &born, (scaled, bytes), effective, passed_ns);
         shown.points = points;
         shown.ages_ns = ages(&born, passed_ns);
         shown.counts = counts(shown, scaled, bytes);
         let loose = scale.loose_share(blocks);
-        let (blocks_per_s, bytes_per_s) =
-            (rates.0.loosened(loose, LOOSE), rates.1.loosened(loose, LOOSE));
-        let blocks = blocks.len() as u64;
-        shown.sampling = Some(Sampling { blocks, effective, blocks_per_s, bytes_per_s });
+        shown.sampling = Some(Sampling {
+            blocks: blocks.len() as u64,
+            effective,
+            blocks_per_s: rates.0.loosened(loose, LOOSE),
+            bytes_per_s: rates.1.loosened(loose, LOOSE),
+            by_windows: Some(spots.iter().map(|spot| spot.low * factor).collect()),
+        });
+    }
+
+    /// A site along the axis; one that rests on enough `blocks` also at the time of each count, as it shares in what the
+    /// heap did between its own changes.
+    fn spots(&self, known: [Option<u32>; 2], scale: &Scale, blocks: usize) -> Vec<Spot> {
+        let points = known.map(|index| {
+            let site = index.and_then(|index| self.sites.list.get(index as usize));
+            site.map_or_else(Vec::new, |site| points_until_now(site, self.axis.open))
+        });
+        let marks = self.levels.marks().filter(|_| blocks >= FOLLOWED);
+        let marks = marks.map(|at_ns| (at_ns / self.axis.interval_ns) as u32);
+        let more = marks.filter(|&index| index <= self.axis.open);
+        curve::joined(&points[0], (&points[1], scale.dense), more)
     }
 
     /// Blocks and bytes by which a site grew a second: what lives in the end. Of a count that only adds up, this uses all
@@ -292,8 +332,13 @@ fn fill_empty(site: &mut SiteSnapshot) {
     site.ages_ns = None;
     site.counts = counts(site, 0.0, 0.0);
     let none = Rate::of(0.0, 0.0);
-    site.sampling =
-        Some(Sampling { blocks: 0, effective: 0.0, blocks_per_s: none, bytes_per_s: none });
+    site.sampling = Some(Sampling {
+        blocks: 0,
+        effective: 0.0,
+        blocks_per_s: none,
+        bytes_per_s: none,
+        by_windows: None,
+    });
 }
 
 /// All births as they are estimated; those that do not live have died.
@@ -308,141 +353,3 @@ fn counts(site: &SiteSnapshot, live: f64, live_bytes: f64) -> Counts {
         freed_bytes: allocated_bytes - live_bytes,
     }
 }
-
-/// `level` is what the heap's counts say of the time.
-fn rescale(point: &mut Point, factor: f64, mean: f64, level: f64) {
-    let times = |count: u32| (f64::from(count) * factor * level).round() as u32;
-    let bytes = |count: u64| (count as f64 * factor * level).round() as u64;
-    point.live_blocks = times(point.live_blocks);
-    point.low_blocks = times(point.low_blocks);
-    point.live_bytes = bytes(point.live_bytes);
-    point.low_bytes = bytes(point.low_bytes);
-    point.births = (point.births as f64 * factor).round() as u64;
-    point.survivors = (f64::from(point.survivors) * mean).round() as u32;
-}
-
-impl Scale {
-    /// The scale of dense windows is what makes all classes together what the census says; then each class is made what it
-    /// says of that class, as far as enough of it was sampled.
-    fn of<'a>(blocks: impl Iterator<Item = &'a Survivor> + Clone, born: Option<&Born>) -> Self {
-        let Some(born) = born else {
-            return Self { dense: 1.0, classes: BTreeMap::new(), others: 1.0, counted: false };
-        };
-        let pooled = |dense: bool| -> f64 {
-            blocks
-                .clone()
-                .filter(|block| block.class > 0 && block.weight.dense == dense)
-                .map(|block| block.weight.births as f64)
-                .sum()
-        };
-        let all: f64 = born.values().sum();
-        let (sparse, dense) = (pooled(false), pooled(true));
-        let mut scale = Self { dense: 1.0, classes: BTreeMap::new(), others: 1.0, counted: true };
-        if dense > 0.0 && all > sparse {
-            scale.dense = (all - sparse) / dense;
-        }
-        let mut sums: BTreeMap<u64, (f64, u64)> = BTreeMap::new();
-        for block in blocks.filter(|block| block.class > 0) {
-            let sum = sums.entry(block.class).or_default();
-            sum.0 += scale.window(block);
-            sum.1 += 1;
-        }
-        for (class, (weight, count)) in sums {
-            let known = born.get(&class).copied().unwrap_or(0.0).max(0.0);
-            let ratio = if weight > 0.0 { known / weight } else { 1.0 };
-            // Of a few samples the ratio is chance: it is drawn towards what holds for all.
-            let trust = count as f64 / (count as f64 + FEW);
-            scale.classes.insert(class, ratio * trust + (1.0 - trust));
-        }
-        scale
-    }
-
-    /// The share of `blocks` that come from dense windows and are of no size class that the heap's count knows: nothing says
-    /// what those windows stand for.
-    fn loose_share(&self, blocks: &[&Survivor]) -> f64 {
-        let sum = |loose: bool| -> f64 {
-            let is_loose = |block: &Survivor| {
-                block.weight.dense && !(self.counted && self.classes.contains_key(&block.class))
-            };
-            let wanted = blocks.iter().filter(|block| !loose || is_loose(block));
-            wanted.map(|block| self.blocks(block)).sum()
-        };
-        let all = sum(false);
-        if all > 0.0 { sum(true) / all } else { 0.0 }
-    }
-
-    /// What a block stands for by its window.
-    fn window(&self, block: &Survivor) -> f64 {
-        let Weight { births, dense } = block.weight;
-        births as f64 * if dense { self.dense } else { 1.0 }
-    }
-
-    /// What a block stands for.
-    fn blocks(&self, block: &Survivor) -> f64 {
-        let class = self.classes.get(&block.class).copied().unwrap_or(self.others);
-        self.window(block) * class
-    }
-}
-
-/// How far what is taken for a dense window's own work may be off, either way.
-const LOOSE: f64 = 10.0;
-
-/// Samples of a size class that are few.
-const FEW: f64 = 3.0;
-
-/// What all sites together have in each size class, and what the heap's counts say of it along the trace.
-struct ClassWeights {
-    all: BTreeMap<u64, f64>,
-    levels: BTreeMap<u64, Level>,
-}
-
-impl ClassWeights {
-    fn of<'a>(blocks: impl Iterator<Item = &'a Survivor>, scale: &Scale, levels: &Levels) -> Self {
-        let mut all: BTreeMap<u64, f64> = BTreeMap::new();
-        for block in blocks.filter(|block| block.class > 0) {
-            *all.entry(block.class).or_default() += scale.blocks(block);
-        }
-        let level = |&class: &u64| {
-            let in_the_end = scale.classes.get(&class).copied().unwrap_or(scale.others);
-            (class, levels.of_class(class, in_the_end, scale.dense, FEW))
-        };
-        let levels = all.keys().map(level).collect();
-        Self { all, levels }
-    }
-
-    /// The levels of the size classes of a site, each with the share that it has of the site.
-    fn levels(&self, blocks: &[&Survivor], scale: &Scale) -> Vec<(f64, &Level)> {
-        let classes = by_class(blocks, scale);
-        let sum: f64 = classes.values().sum();
-        let level = |(class, own)| Some((own / sum, self.levels.get(&class)?));
-        if sum > 0.0 { classes.into_iter().filter_map(level).collect() } else { Vec::new() }
-    }
-
-    /// See [`Sampling::effective`]. Blocks of one window are one draw.
-    fn effective(&self, blocks: &[&Survivor], scale: &Scale) -> f64 {
-        let sum: f64 = blocks.iter().map(|block| scale.blocks(block)).sum();
-        if sum <= 0.0 {
-            return 0.0;
-        }
-        let mut windows: FxHashMap<u32, f64> = FxHashMap::default();
-        for block in blocks {
-            *windows.entry(block.window).or_default() += scale.blocks(block);
-        }
-        let squares: f64 = windows.values().map(|weight| weight * weight).sum();
-        let share = |(class, own): (&u64, &f64)| own / sum * own / self.all[class].max(1e-9);
-        let share: f64 = by_class(blocks, scale).iter().map(share).sum();
-        sum * sum / squares / (1.0 - share).max(LEAST_REST)
-    }
-}
-
-/// What blocks stand for in each size class.
-fn by_class(blocks: &[&Survivor], scale: &Scale) -> BTreeMap<u64, f64> {
-    let mut classes: BTreeMap<u64, f64> = BTreeMap::new();
-    for block in blocks.iter().filter(|block| block.class > 0) {
-        *classes.entry(block.class).or_default() += scale.blocks(block);
-    }
-    classes
-}
-
-/// However much of a size class is a site's, the heap's count is no better than that.
-const LEAST_REST: f64 = 0.02;

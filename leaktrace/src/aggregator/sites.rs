@@ -47,7 +47,14 @@ pub(super) struct Sites {
 
 struct Interned {
     stack: Stack,
-    sites: [u32; Domain::COUNT],
+    sites: [u32; PLACES],
+}
+
+/// Of one stack there is a site for each domain, and another for what is counted apart as it came in dense windows.
+const PLACES: usize = 2 * Domain::COUNT;
+
+const fn place(domain: Domain, dense: bool) -> usize {
+    domain as usize + if dense { Domain::COUNT } else { 0 }
 }
 
 impl Sites {
@@ -91,28 +98,34 @@ impl Sites {
             _ => self.stack_of(id),
         };
         match self.stacks[stack as usize].sites[domain as usize] {
-            NONE => self.add(stack, domain, at_ns),
+            NONE => self.add(stack, (domain, false), at_ns),
             site => Some(site),
         }
         .map(|site| Found { site, undefined })
     }
 
-    /// The site of a stack, made where it is new; none where there is no room for one more.
-    pub(super) fn of(&mut self, stack: &Stack, domain: Domain, at_ns: u64) -> Option<u32> {
+    /// The site of a stack, or the one of its `dense` windows, made where it is new; none where there is no room for one more.
+    pub(super) fn of(
+        &mut self,
+        stack: &Stack,
+        (domain, dense): (Domain, bool),
+        at_ns: u64,
+    ) -> Option<u32> {
         if self.is_full() && !self.interned.contains_key(stack) {
             return None;
         }
         let index = self.intern(stack.clone());
-        match self.stacks[index as usize].sites[domain as usize] {
-            NONE => self.add(index, domain, at_ns),
+        match self.stacks[index as usize].sites[place(domain, dense)] {
+            NONE => self.add(index, (domain, dense), at_ns),
             site => Some(site),
         }
     }
 
-    /// The site of a stack, if there is one.
-    pub(super) fn index_of(&self, stack: &Stack, domain: Domain) -> Option<u32> {
-        let index = *self.interned.get(stack)?;
-        Some(self.stacks[index as usize].sites[domain as usize]).filter(|&site| site != NONE)
+    /// The sites of a stack, that of all windows but dense ones and that of these, as far as there are any.
+    pub(super) fn indices_of(&self, stack: &Stack, domain: Domain) -> [Option<u32>; 2] {
+        let Some(&index) = self.interned.get(stack) else { return [None; 2] };
+        let sites = &self.stacks[index as usize].sites;
+        [false, true].map(|dense| Some(sites[place(domain, dense)]).filter(|&site| site != NONE))
     }
 
     /// A site that is about to change in this interval.
@@ -210,18 +223,23 @@ impl Sites {
         }
         let index = self.stacks.len() as u32;
         self.frame_bytes += stack.frames.len() * size_of::<Frame>();
-        self.stacks.push(Interned { stack: stack.clone(), sites: [NONE; Domain::COUNT] });
+        self.stacks.push(Interned { stack: stack.clone(), sites: [NONE; PLACES] });
         self.interned.insert(stack, index);
         index
     }
 
-    fn add(&mut self, stack: u32, domain: Domain, at_ns: u64) -> Option<u32> {
+    fn add(
+        &mut self,
+        stack: u32,
+        (domain, dense): (Domain, bool),
+        at_ns: u64,
+    ) -> Option<u32> {
         if stack != EMPTY_STACK && self.is_full() {
             return None;
         }
         let site = self.list.len() as u32;
         self.list.push(Site::new(stack, domain, at_ns));
-        self.stacks[stack as usize].sites[domain as usize] = site;
+        self.stacks[stack as usize].sites[place(domain, dense)] = site;
         Some(site)
     }
 }

@@ -22,6 +22,7 @@ pub(super) fn report(traced: &Traced, show_cmdline: Cmdline) -> Report {
     report::build(Findings {
         snapshot: &traced.snapshot,
         judgements: &judgements,
+        types: &traced.types,
         target: target(traced, show_cmdline),
         session: session(traced),
         memory: MemoryInfo {

@@ -17,6 +17,9 @@ pub struct Observation {
     pub births: f64,
     /// Of these, how many are live at the end of the trace.
     pub survivors: f64,
+    /// The fewest live blocks within it, counted as `survivors` are: where not every call is seen, `low_blocks` knows the
+    /// heap as well.
+    pub low_counted: f64,
 }
 
 /// A site from its first block to the end of the trace, at equal intervals.
@@ -52,8 +55,9 @@ impl SiteSeries {
         let Some(first) = site.points.first() else {
             return Self { observations: Vec::new(), end_s };
         };
-        let mut points = site.points.iter().peekable();
-        let (mut blocks, mut bytes, mut births) = (0.0, 0.0, 0_u64);
+        let by_windows = site.sampling.as_ref().and_then(|it| it.by_windows.as_deref());
+        let mut points = site.points.iter().enumerate().peekable();
+        let (mut blocks, mut bytes, mut births, mut counted) = (0.0, 0.0, 0_u64, 0.0);
         let last = (now_ns / interval_ns).min(u64::from(u32::MAX) - 1) as u32;
         let mut observations = Vec::new();
         for index in first.index..=last.max(first.index).min(first.index.saturating_add(1000)) {
@@ -62,9 +66,13 @@ impl SiteSeries {
                 at_s,
                 low_blocks: blocks,
                 low_bytes: bytes,
+                low_counted: counted,
                 ..Observation::default()
             };
-            if let Some(point) = points.next_if(|point| point.index == index) {
+            if let Some((place, point)) = points.next_if(|(_, point)| point.index == index) {
+                let by_windows = by_windows.and_then(|lows| lows.get(place)).copied();
+                seen.low_counted = by_windows.unwrap_or_else(|| f64::from(point.low_blocks));
+                counted = by_windows.unwrap_or_else(|| f64::from(point.live_blocks));
                 seen.low_blocks = f64::from(point.low_blocks);
                 seen.low_bytes = point.low_bytes as f64;
                 seen.births = point.births.saturating_sub(births) as f64;

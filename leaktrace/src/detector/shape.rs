@@ -16,6 +16,7 @@ pub(super) struct Envelope {
     pub blocks: Vec<f64>,
     /// The fewest bytes.
     pub bytes: Vec<f64>,
+    counted: Vec<f64>,
     survivors: Vec<f64>,
 }
 
@@ -46,6 +47,7 @@ impl Envelope {
             envelope.at_s.push(part[0].at_s);
             envelope.blocks.push(lowest(part.iter().map(|seen| seen.low_blocks)));
             envelope.bytes.push(lowest(part.iter().map(|seen| seen.low_bytes)));
+            envelope.counted.push(lowest(part.iter().map(|seen| seen.low_counted)));
             envelope.survivors.push(part.iter().map(|seen| seen.survivors).sum());
         }
         envelope
@@ -57,7 +59,8 @@ impl Envelope {
         let last = self.blocks.len().saturating_sub(1);
         [0, 1].map(|third| {
             let (from, to) = (last * third / 3, last * (third + 1) / 3);
-            let growth = self.blocks.get(to).zip(self.blocks.get(from)).map_or(0.0, |(b, a)| b - a);
+            let growth =
+                self.counted.get(to).zip(self.counted.get(from)).map_or(0.0, |(b, a)| b - a);
             (growth, self.survivors[from..to].iter().sum())
         })
     }

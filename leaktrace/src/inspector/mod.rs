@@ -15,6 +15,7 @@
 #![forbid(unsafe_code)]
 
 mod chunk;
+mod names;
 mod object;
 mod pool;
 mod reads;
@@ -29,8 +30,9 @@ use crate::pools::PoolMap;
 use crate::target::memory::ReadMemory;
 
 use chunk::Chunks;
+use names::Names;
 pub use object::Identity;
-use object::{Objects, Presize, Seen};
+use object::{Held, Objects, Presize, Seen};
 use pool::{Block, Geometry, State};
 use reads::View;
 pub use sample::Drawn;
@@ -91,6 +93,19 @@ pub enum Death {
     Unmapped,
 }
 
+/// What lies in a block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Content {
+    /// An object of the type at this address.
+    Object(u64),
+    /// No object: the items of a list, the table of a dict, a buffer.
+    NoObject,
+    /// Nothing of it any more: it was given back.
+    Gone,
+    /// It cannot be told.
+    Unknown,
+}
+
 /// Why it cannot be told whether a block lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Reason {
@@ -132,6 +147,7 @@ pub struct Inspector {
     chunks: Option<Chunks>,
     objects: Objects,
     types: Types,
+    names: Names,
     counts: Counts,
 }
 
@@ -154,6 +170,7 @@ impl Inspector {
             chunks: allocators.glibc.then(Chunks::default),
             objects: Objects::new(layout, presize),
             types: Types::new(layout, presize, type_type),
+            names: Names::new(layout),
             counts: Counts::default(),
         }
     }
@@ -167,7 +184,49 @@ impl Inspector {
         let mut view = View { memory, resident: None, counts: &mut self.counts };
         let blocks: Vec<Block> =
             blocks.iter().map(|&(address, size)| Block { address, size }).collect();
-        self.objects.identify(&mut view, &mut self.types, &blocks)
+        let identity = |held| match held {
+            Held::Object(identity) => Some(identity),
+            Held::Nothing | Held::Untold => None,
+        };
+        let held = self.objects.held(&mut view, &mut self.types, &blocks);
+        held.into_iter().map(identity).collect()
+    }
+
+    /// What lies in the blocks now, in the order of the questions. Those that were given back since they were handed out
+    /// are [`Content::Gone`], as far as the books of the allocators tell; pages that are swapped out are left there.
+    pub fn contents(
+        &mut self,
+        memory: &dyn ReadMemory,
+        resident: &Resident,
+        questions: &[Question],
+    ) -> Vec<Content> {
+        let answers = self.look(memory, resident, questions);
+        let blocks: Vec<Block> = questions.iter().map(block).collect();
+        let mut view = View { memory, resident: Some(resident), counts: &mut self.counts };
+        let held = self.objects.held(&mut view, &mut self.types, &blocks);
+        let content = |(answer, held): (Answer, Held)| match (answer, held) {
+            (Answer::Dead(_), _) => Content::Gone,
+            // What lies in a chunk of another size may be another block.
+            (Answer::Unknown(Reason::Ended | Reason::Resized), _) | (_, Held::Untold) => {
+                Content::Unknown
+            }
+            (_, Held::Object(identity)) => Content::Object(identity.type_address),
+            (_, Held::Nothing) => Content::NoObject,
+        };
+        answers.into_iter().zip(held).map(content).collect()
+    }
+
+    /// What the type at `type_address` is called in a program, with its module where that is not `builtins` and can be
+    /// read; of a type that was met lately.
+    pub fn full_name(
+        &mut self,
+        memory: &dyn ReadMemory,
+        resident: &Resident,
+        type_address: u64,
+    ) -> Option<String> {
+        let kind = self.types.get(type_address)?;
+        let mut view = View { memory, resident: Some(resident), counts: &mut self.counts };
+        Some(self.names.of(&mut view, type_address, kind))
     }
 
     /// Whether the blocks still live, in the order of the questions.
@@ -273,9 +332,11 @@ impl Inspector {
             .filter(|&index| may_live(answers[index]) && objectless(&questions[index]))
             .map(|index| (index, block(&questions[index])))
             .unzip();
-        let now = self.objects.identify(&mut view, &mut self.types, &bare);
-        for (index, _) in others.into_iter().zip(now).filter(|(_, now)| now.is_some()) {
-            answers[index] = Answer::Dead(Death::OtherObject);
+        let now = self.objects.held(&mut view, &mut self.types, &bare);
+        for (index, now) in others.into_iter().zip(now) {
+            if matches!(now, Held::Object(_)) {
+                answers[index] = Answer::Dead(Death::OtherObject);
+            }
         }
         let seen = self.objects.compare(&mut view, &mut self.types, &held);
         for (index, seen) in indices.into_iter().zip(seen) {

@@ -112,6 +112,17 @@ pub(super) struct Objects {
     offsets: BTreeSet<u64>,
 }
 
+/// What lies in a block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Held {
+    /// An object.
+    Object(Identity),
+    /// None.
+    Nothing,
+    /// It cannot be told: what would tell is swapped out, or cannot be read.
+    Untold,
+}
+
 /// What a second look at an object says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Seen {
@@ -129,12 +140,12 @@ impl Objects {
     }
 
     /// What each of `blocks` holds.
-    pub(super) fn identify(
+    pub(super) fn held(
         &self,
         view: &mut View<'_>,
         types: &mut Types,
         blocks: &[Block],
-    ) -> Vec<Option<Identity>> {
+    ) -> Vec<Held> {
         let mut reads = Reads::default();
         for block in blocks {
             reads.add(block.address, block.size.min(MOST_PRESIZE + FINGERPRINT_BYTES));
@@ -144,17 +155,28 @@ impl Objects {
             (0..blocks.len()).map(|index| reads.bytes(index).unwrap_or_default()).collect();
         let candidates = heads.iter().flat_map(|head| self.candidates(head));
         let addresses = candidates.map(|(_, address)| address).collect();
-        let _untold = types.resolve(view, &addresses);
-        let held = |(block, head): (&Block, &&[u8])| {
-            self.candidates(head).find_map(|(offset, type_address)| {
-                let kind = types.get(type_address).filter(|kind| kind.presize == offset)?;
-                let object = head.get(offset as usize..)?;
-                let fits = self.fits(kind, block.size.checked_sub(offset)?, object);
-                let (content, shape) = self.fingerprints(kind, object);
-                fits.then_some(Identity { offset, type_address, content, shape })
-            })
+        let untold = types.resolve(view, &addresses);
+        let held = |(index, block): (usize, &Block)| {
+            let head = heads[index];
+            let is_untold = || self.candidates(head).any(|(_, kind)| untold.contains(&kind));
+            match self.object(types, block, head) {
+                Some(identity) => Held::Object(identity),
+                None if reads.bytes(index).is_err() || is_untold() => Held::Untold,
+                None => Held::Nothing,
+            }
         };
-        blocks.iter().zip(&heads).map(held).collect()
+        blocks.iter().enumerate().map(held).collect()
+    }
+
+    /// The object in a block that begins with the bytes of `head`; the types that these lead to are resolved.
+    fn object(&self, types: &Types, block: &Block, head: &[u8]) -> Option<Identity> {
+        self.candidates(head).find_map(|(offset, type_address)| {
+            let kind = types.get(type_address).filter(|kind| kind.presize == offset)?;
+            let object = head.get(offset as usize..)?;
+            let fits = self.fits(kind, block.size.checked_sub(offset)?, object);
+            let (content, shape) = self.fingerprints(kind, object);
+            fits.then_some(Identity { offset, type_address, content, shape })
+        })
     }
 
     /// Looks again at what `identities` were in `blocks`.

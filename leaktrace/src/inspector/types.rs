@@ -78,6 +78,11 @@ impl Type {
         self.head.flags
     }
 
+    /// Whether it was made at run time (`Py_TPFLAGS_HEAPTYPE`), as every class of Python code was.
+    pub(super) const fn is_heap(&self) -> bool {
+        self.head.flags & HEAPTYPE != 0
+    }
+
     /// `tp_basicsize`.
     pub(super) const fn basic_bytes(&self) -> u64 {
         self.head.basic_bytes

@@ -1,8 +1,8 @@
 //! Puts a report together from what the trace found.
 
 use super::document::{
-    Breakdown, Bytes, Counter, Frame, Function, Growth, Memory, Report, SCHEMA, Seconds, SelfCheck,
-    Session, Site, Target,
+    Breakdown, Bytes, Counter, Frame, Function, Growth, HeapCount, Memory, Report, SCHEMA, Seconds,
+    SelfCheck, Session, Site, Target, TypeShare,
 };
 use super::id::site_id;
 use super::package;
@@ -129,10 +129,27 @@ pub struct HeapInfo {
     pub held_end: Option<u64>,
     /// Percent of the change of the live bytes that the events explain; none where they changed little.
     pub explained_pct: Option<f64>,
-    /// How well it was counted: `exact`, `partial` or `none`.
+    /// How well it was counted: `exact`, `partial`, `sampled` or `none`.
     pub census: &'static str,
+    /// Seconds from the last count that the numbers rest on to the end; none where they rest on none.
+    pub census_age_s: Option<f64>,
+    /// What lived over time; none where pools cannot be counted.
+    pub points: Option<Vec<HeapPoint>>,
     /// What the trace could verify of itself.
     pub self_check: Option<SelfCheck>,
+}
+
+/// What a count of pymalloc's heap said.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct HeapPoint {
+    /// Seconds since tracing began.
+    pub at_s: f64,
+    /// Bytes in live blocks, rounded up to their size classes.
+    pub live_bytes: u64,
+    /// Bytes in arenas.
+    pub held_bytes: u64,
+    /// Between which the live bytes are with 95 % confidence, where some of the pools were counted alone.
+    pub bounds: Option<(u64, u64)>,
 }
 
 /// All that a report is made of.
@@ -142,6 +159,8 @@ pub struct Findings<'a> {
     pub snapshot: &'a Snapshot,
     /// One for each site, in the same order: see [`judge_all`](detector::judge_all).
     pub judgements: &'a [Judgement],
+    /// What the live blocks of each site are, in the same order; not known of those that are missing.
+    pub types: &'a [Option<Vec<TypeShare>>],
     /// The process.
     pub target: TargetInfo,
     /// The trace.
@@ -173,10 +192,11 @@ pub fn build(findings: Findings<'_>) -> Report {
             pymalloc_live_start: findings.heap.live_start,
             pymalloc_live_end: findings.heap.live_end,
             pymalloc_held_end: findings.heap.held_end,
+            pymalloc_series: findings.heap.points.as_deref().map(heap_series),
             breakdown: breakdown(&findings.heap),
             ..Memory::default()
         },
-        sites: sites(findings.snapshot, findings.judgements),
+        sites: sites(findings.snapshot, findings.judgements, findings.types),
         counters: counters(findings.counters),
         warnings,
     }
@@ -192,6 +212,17 @@ fn target(target: TargetInfo) -> Target {
         hostname: target.hostname,
         cgroup: target.cgroup,
     }
+}
+
+fn heap_series(points: &[HeapPoint]) -> Vec<HeapCount> {
+    let count = |point: &HeapPoint| HeapCount {
+        at_s: finite(point.at_s).unwrap_or(0.0),
+        live_bytes: point.live_bytes,
+        low: point.bounds.map(|(low, _)| low),
+        high: point.bounds.map(|(_, high)| high),
+        held_bytes: point.held_bytes,
+    };
+    points.iter().map(count).collect()
 }
 
 /// As far as the census knows: without one, nothing.
@@ -233,6 +264,7 @@ fn session(session: &SessionInfo, snapshot: &Snapshot, heap: &HeapInfo) -> Sessi
         window_closer: session.window_closer,
         raw_blocks: session.raw_blocks,
         heap_growth_explained_pct: heap.explained_pct.and_then(finite),
+        census_age_s: heap.census_age_s.and_then(finite),
         self_check: heap.self_check.clone(),
         children_seen: session.children.map(|(seen, _)| seen),
         children_closed: session.children.map(|(_, closed)| closed),
@@ -246,14 +278,22 @@ fn allocations_fraction(snapshot: &Snapshot) -> Option<f64> {
     (all > 0).then(|| seen as f64 / all.max(seen) as f64).and_then(finite)
 }
 
-fn sites(snapshot: &Snapshot, judgements: &[Judgement]) -> Vec<Site> {
+fn sites(
+    snapshot: &Snapshot,
+    judgements: &[Judgement],
+    types: &[Option<Vec<TypeShare>>],
+) -> Vec<Site> {
     let stable = Judgement::default();
+    let types = types.iter().cloned().chain(std::iter::repeat(None));
     let judgements = judgements.iter().chain(std::iter::repeat(&stable));
     let mut sites: Vec<(Verdict, Site)> = snapshot
         .sites
         .iter()
         .zip(judgements)
-        .map(|(found, judgement)| (judgement.verdict, site(snapshot, found, judgement)))
+        .zip(types)
+        .map(|((found, judgement), types)| {
+            (judgement.verdict, Site { types, ..site(snapshot, found, judgement) })
+        })
         .collect();
     // Nothing is less than no estimate, so null comes last.
     let estimate =
@@ -285,7 +325,7 @@ fn site(snapshot: &Snapshot, site: &SiteSnapshot, judgement: &Judgement) -> Site
         freed_bytes: counts.freed_bytes,
         allocations: counts.allocations,
         frees: counts.frees,
-        sampled_blocks: site.sampling.map_or(counts.allocations, |sampling| sampling.blocks),
+        sampled_blocks: site.sampling.as_ref().map_or(counts.allocations, |it| it.blocks),
         domain: site.domain.name(),
         types: None,
         age_s: site.ages_ns.map(|ages| Seconds {

@@ -92,6 +92,9 @@ pub struct Session {
     pub raw_blocks: &'static str,
     /// Share of the heap's true growth that the sites explain.
     pub heap_growth_explained_pct: Option<f64>,
+    /// Seconds from the last count of the heap that the numbers rest on to the end: 0 where that was at the end, more where
+    /// the target was gone by then; null where they rest on none.
+    pub census_age_s: Option<f64>,
     /// What the trace could verify of itself; null where nothing was traced.
     pub self_check: Option<SelfCheck>,
     /// Processes with a copy of its memory that it made meanwhile, or that these made; null where they are not noticed.
@@ -132,7 +135,8 @@ pub struct SelfCheck {
     /// Percent of the stacks that were read and named in full. Frames of code that was freed before its name could be
     /// read, which are `?`, are no fault of the build, and do not count against a stack.
     pub stacks_pct: Option<f64>,
-    /// How pymalloc's blocks were counted: `exact`, `partial` (some pools could not be read) or `none`.
+    /// How pymalloc's blocks were counted: `exact`, `partial` (some pools could not be read), `sampled` (the target was
+    /// gone in the end, and the last count before was of some of its pools) or `none`.
     pub census: &'static str,
 }
 
@@ -149,12 +153,29 @@ pub struct Memory {
     pub pymalloc_live_end: Option<u64>,
     /// In pymalloc's arenas at the end.
     pub pymalloc_held_end: Option<u64>,
+    /// What pymalloc's heap held over time, at most 300 counts of it; null where it cannot be counted.
+    pub pymalloc_series: Option<Vec<HeapCount>>,
     /// The limit of its cgroup.
     pub limit_bytes: Option<u64>,
     /// Seconds until that limit is hit.
     pub time_to_limit_s: Option<f64>,
     /// Where the memory is.
     pub breakdown: Option<Breakdown>,
+}
+
+/// A count of pymalloc's heap, in bytes.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct HeapCount {
+    /// Seconds since the start.
+    pub at_s: f64,
+    /// In live blocks, rounded up to their size classes; estimated where some of the pools were counted alone.
+    pub live_bytes: u64,
+    /// The low end of the 95 % interval of an estimate; null where all pools were counted.
+    pub low: Option<u64>,
+    /// The high end.
+    pub high: Option<u64>,
+    /// In arenas.
+    pub held_bytes: u64,
 }
 
 /// Where the memory is, in bytes.
@@ -233,10 +254,17 @@ pub struct Growth {
     pub high: f64,
 }
 
+/// What blocks without an object are called: the items of lists, the tables of dicts and sets, buffers, and whatever else
+/// is memory of an object that lies elsewhere.
+pub const NO_OBJECT: &str = "(no object)";
+
+/// What blocks are called of which it cannot be told what they hold: they are swapped out, or cannot be read.
+pub const UNKNOWN_TYPE: &str = "(unknown)";
+
 /// One type of the live blocks.
 #[derive(Clone, Debug, Serialize)]
 pub struct TypeShare {
-    /// Its name.
+    /// Its name, with its module where that is not `builtins`; or [`NO_OBJECT`] or [`UNKNOWN_TYPE`].
     pub name: String,
     /// How many blocks.
     pub blocks: u64,

@@ -15,10 +15,12 @@ mod redact;
 mod tests;
 mod text;
 
-pub use build::{End, Findings, Gate, HeapInfo, MemoryInfo, Mode, SessionInfo, TargetInfo, build};
+pub use build::{
+    End, Findings, Gate, HeapInfo, HeapPoint, MemoryInfo, Mode, SessionInfo, TargetInfo, build,
+};
 pub use document::{
-    Breakdown, Bytes, Counter, ExitStatus, Frame, Function, Growth, Memory, Report, SCHEMA,
-    Seconds, SelfCheck, Session, Site, Target, TypeShare,
+    Breakdown, Bytes, Counter, ExitStatus, Frame, Function, Growth, HeapCount, Memory, NO_OBJECT,
+    Report, SCHEMA, Seconds, SelfCheck, Session, Site, Target, TypeShare, UNKNOWN_TYPE,
 };
 pub use follow::{
     FOLLOW_SCHEMA, FollowReport, FollowedProcess, Merged, MergedSite, build_follow, follow_json,

@@ -2,12 +2,14 @@
 
 use std::time::Duration;
 
-use super::budgeted::Budgeted;
+use super::budgeted::{Budgeted, Estimated};
 use super::hooks::UnwantedHits;
 use super::outcome::Traced;
+use super::types::SiteTypes;
 use super::{STRAGGLERS, Session, SessionError, lost, now_ns, self_check};
+use crate::aggregator::Snapshot;
 use crate::gate::Outcome;
-use crate::report::End;
+use crate::report::{End, HeapPoint};
 
 /// How long calls that should not come any more are counted, once the gate was closed for the second time.
 const SECOND_LOOK: Duration = Duration::from_millis(20);
@@ -30,7 +32,7 @@ impl Session {
             self.see_to_unwanted_hits();
         }
         let last = census.as_ref().and_then(|census| census.as_ref().ok());
-        let estimated = self.estimate(last);
+        let estimated = self.estimate(last, is_there);
         let rss_end = self.target.process.rss().ok().filter(|&rss| rss > 0);
         let rss_end = rss_end.or(self.watch.last_rss());
         let counters = self.programs.counters()?;
@@ -38,14 +40,14 @@ impl Session {
         let overhead_pct = self.overhead_pct(duration);
         let budget = self.budgeted.as_ref().map(Budgeted::outcome);
         let seen_bytes = estimated.as_ref().and_then(|estimated| estimated.net_pool_bytes);
-        let snapshot = match estimated {
-            Some(estimated) => estimated.snapshot,
-            None => self.aggregator.snapshot(self.window.end),
-        };
+        let (snapshot, types) = self.sites(estimated, is_there);
         self.children.close_all(&mut self.programs, &self.attached.gate, &self.target.process);
         self.add_warnings();
-        let mut heap =
-            self.heap.close_books(census, &self.aggregator, seen_bytes, &mut self.warnings);
+        let known = (seen_bytes, self.recounted(), duration);
+        let mut heap = self.heap.close_books(census, &self.aggregator, known, &mut self.warnings);
+        if let Some(earlier) = self.budgeted.as_ref().and_then(Budgeted::rests_on) {
+            earlier.tell(duration, &mut heap, &mut self.warnings);
+        }
         heap.self_check = Some(self_check::of(
             &self.target,
             &self.verification,
@@ -65,6 +67,7 @@ impl Session {
             overhead_pct,
             budget,
             snapshot,
+            types,
             counters,
             unresolved: self.intake.symbolizer.unresolved().clone(),
             about: self.about,
@@ -77,6 +80,25 @@ impl Session {
             target: self.target,
             probes: (self.programs, self.attached.gate, self.lock),
         })
+    }
+
+    /// The numbers of all sites and, of a target that is still there, what their live blocks are.
+    fn sites(
+        &mut self,
+        estimated: Option<Estimated>,
+        is_there: bool,
+    ) -> (Snapshot, Vec<SiteTypes>) {
+        let (snapshot, scale) = match estimated {
+            Some(Estimated { snapshot, scale, .. }) => (snapshot, Some(scale)),
+            None => (self.aggregator.snapshot(self.window.end), None),
+        };
+        let types = if is_there { self.read_types(&snapshot, scale.as_ref()) } else { Vec::new() };
+        (snapshot, types)
+    }
+
+    /// What the heap held between the start and the end, as far as that was counted.
+    fn recounted(&self) -> Vec<HeapPoint> {
+        self.budgeted.as_ref().map_or_else(Vec::new, |it| it.heap_points().to_vec())
     }
 
     /// Percent of the target's time that went into probes.

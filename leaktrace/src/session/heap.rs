@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use crate::aggregator::Aggregator;
-use crate::cpython::census::{Arrays, Census, CensusError, Resident};
+use crate::cpython::census::{Arrays, Census, CensusError, Counting, Resident, Wanted};
 use crate::cpython::runtime::Runtime;
-use crate::report::HeapInfo;
+use crate::report::{HeapInfo, HeapPoint};
 
 use super::recognise::Target;
+use super::recount::point;
 
 /// A heap that changed by less than this says nothing of what was seen: the report's contract.
 const LEAST_CHANGE: u64 = 1 << 20;
@@ -17,14 +18,10 @@ const LEAST_CHANGE: u64 = 1 << 20;
 /// rest.
 const EXPLAINED_PCT: std::ops::RangeInclusive<f64> = 95.0..=105.0;
 
-/// Counting between windows must not take longer than this: meanwhile nobody looks after these.
-const LONGEST_BETWEEN: Duration = Duration::from_millis(100);
-
 /// The censuses of one session.
 pub(super) struct HeapCheck {
     arrays: Arrays,
     start: Result<Census, CensusError>,
-    took: Duration,
 }
 
 impl HeapCheck {
@@ -44,25 +41,12 @@ impl HeapCheck {
             }
             Err(error) => tracing::debug!("no census: {error}"),
         }
-        let took = start.as_ref().map_or(Duration::ZERO, |census| census.took);
-        Self { arrays, start, took }
+        Self { arrays, start }
     }
 
     /// The census at the start.
     pub(super) fn first(&self) -> Option<&Census> {
         self.start.as_ref().ok()
-    }
-
-    /// Counts in between; `None` where that cannot be done, or did not come out right this time.
-    pub(super) fn count_between(&mut self, target: &Target) -> Option<Census> {
-        let counted = census(target, &mut self.arrays).ok()?;
-        self.took = counted.took;
-        Some(counted).filter(Census::is_complete)
-    }
-
-    /// How long the last count took, if counting can be done between windows.
-    pub(super) fn takes(&self) -> Option<Duration> {
-        (self.start.is_ok() && self.took <= LONGEST_BETWEEN).then_some(self.took)
     }
 
     /// Counts again. The gate has just been closed.
@@ -75,12 +59,12 @@ impl HeapCheck {
 
     /// What is known of the heap, once `aggregator` has seen all events; `end` is the census at the end, of a target
     /// that was there for it. `estimated` is by how many bytes the heap changed for all that is estimated, where not every
-    /// event was seen.
+    /// event was seen; `meanwhile` are the counts in between, and `duration` is how long the trace lasted.
     pub(super) fn close_books(
         self,
         end: Option<Result<Census, CensusError>>,
         aggregator: &Aggregator,
-        estimated: Option<i64>,
+        (estimated, meanwhile, duration): (Option<i64>, Vec<HeapPoint>, Duration),
         warnings: &mut Vec<String>,
     ) -> HeapInfo {
         let start = self.start.as_ref();
@@ -89,12 +73,19 @@ impl HeapCheck {
             census: "none",
             ..HeapInfo::default()
         };
+        let last = end.as_ref().and_then(|end| end.as_ref().ok());
+        heap.points = start.ok().map(|start| {
+            let first = point(start, Duration::ZERO);
+            let last = last.map(|end| point(end, duration));
+            [first].into_iter().chain(meanwhile).chain(last).collect()
+        });
         match (start, end.as_ref().map(Result::as_ref)) {
             (Ok(start), Some(Ok(end))) => {
                 heap.live_end = Some(end.live_bytes());
                 heap.held_end = Some(end.held_bytes);
                 let exact = start.is_complete() && end.is_complete();
                 heap.census = if exact { "exact" } else { "partial" };
+                heap.census_age_s = Some(0.0);
                 let seen = estimated.unwrap_or_else(|| aggregator.net_pool_bytes(&end.map));
                 heap.explained_pct = explained_pct(start, end, seen);
                 warnings.extend(unread(start, end));
@@ -112,10 +103,25 @@ impl HeapCheck {
 
 fn census(target: &Target, arrays: &mut Arrays) -> Result<Census, CensusError> {
     let memory = target.memory.as_ref();
-    let runtime = Runtime::read(memory, &target.layout, target.root);
-    let interpreters = runtime.map(|runtime| runtime.interpreters).unwrap_or_default();
+    let interpreters = interpreters(target);
     let resident = Resident::of(target.process.pid());
     Census::take(memory, &target.module, &target.layout, &interpreters, arrays, &resident)
+}
+
+/// A census of `target` to be taken in parts.
+pub(super) fn begin(
+    target: &Target,
+    arrays: &mut Arrays,
+    wanted: Wanted<'_>,
+) -> Result<Counting, CensusError> {
+    let memory = target.memory.as_ref();
+    let interpreters = interpreters(target);
+    Counting::begin(memory, &target.module, &target.layout, &interpreters, arrays, wanted)
+}
+
+fn interpreters(target: &Target) -> Vec<u64> {
+    let runtime = Runtime::read(target.memory.as_ref(), &target.layout, target.root);
+    runtime.map(|runtime| runtime.interpreters).unwrap_or_default()
 }
 
 /// Bytes by which the heap grew, or shrank.

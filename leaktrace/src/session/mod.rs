@@ -20,9 +20,11 @@ mod outcome;
 mod plan;
 mod prediction;
 mod recognise;
+mod recount;
 mod self_check;
 mod start;
 mod symbolize;
+mod types;
 
 use std::collections::BTreeMap;
 use std::ops::Range;

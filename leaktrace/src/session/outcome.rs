@@ -12,7 +12,7 @@ use crate::gate::Gate;
 use crate::gate::point::Kind;
 use crate::kernel::Programs;
 use crate::kernel::lock::Lock;
-use crate::report::{End, Function, HeapInfo};
+use crate::report::{End, Function, HeapInfo, TypeShare};
 use crate::target::process::Process;
 
 /// What a session has come to.
@@ -37,6 +37,9 @@ pub struct Traced {
     pub budget: Option<Budget>,
     /// The numbers per site.
     pub snapshot: Snapshot,
+    /// What the live blocks of each site are, in the same order, as far as that could be read; empty where the target was
+    /// gone.
+    pub types: Vec<Option<Vec<TypeShare>>>,
     /// The kernel side's counters that are not zero.
     pub counters: BTreeMap<Counter, u64>,
     /// Frames that could not be named, by the reason.

@@ -1,6 +1,7 @@
 //! What is found in real interpreters, compared with their symbol tables and with what they say themselves.
 
 mod inspector;
+mod large;
 #[path = "../support/mod.rs"]
 mod support;
 

@@ -1,5 +1,6 @@
 //! Each rule of the events as a sentence, and the aggregator against a target that keeps its own books.
 
+mod drawn;
 mod rules;
 mod sampled;
 mod target;

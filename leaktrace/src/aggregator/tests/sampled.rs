@@ -94,9 +94,10 @@ impl Made {
 
     /// Of each line the estimate of what it keeps a second, its interval, and the truth.
     fn rates(&self, seconds: f64, known: bool) -> Vec<(f64, f64, f64, f64)> {
-        let (snapshot, _) = self.sampled.estimate(&self.seen, known.then_some(&self.born), false);
+        let scale = self.sampled.scale(known.then_some(&self.born));
+        let (snapshot, _) = self.sampled.estimate(&self.seen, &scale, false);
         let rate = |(site, &kept): (&super::super::SiteSnapshot, &u64)| {
-            let rate = site.sampling.expect("it is sampled").blocks_per_s;
+            let rate = site.sampling.as_ref().expect("it is sampled").blocks_per_s;
             (rate.estimate, rate.low, rate.high, kept as f64 / seconds)
         };
         snapshot.sites.iter().zip(&self.kept).map(rate).collect()
@@ -151,7 +152,8 @@ fn a_block_that_is_found_dead_leaves_its_site() {
     let all = made.sampled.len();
     (1..=all as u64).for_each(|n| made.sampled.leave(16 * n, 10 * SECOND_NS));
     assert!(made.sampled.is_empty());
-    let (snapshot, living) = made.sampled.estimate(&made.seen, Some(&made.born), false);
+    let scale = made.sampled.scale(Some(&made.born));
+    let (snapshot, living) = made.sampled.estimate(&made.seen, &scale, false);
     assert_eq!(snapshot.sites[0].counts.live_blocks(), 0);
     assert_eq!(snapshot.sites[0].points.last().map(|point| point.live_blocks), Some(0));
     assert!(living.is_empty(), "{living:?}");

@@ -31,7 +31,8 @@ impl Header {
         Self::parse(bytes, layout, fields, arena, pool)
     }
 
-    fn parse(
+    /// What the bytes of a header say; `None` where it is torn.
+    pub(super) fn parse(
         bytes: &[u8],
         layout: &Layout,
         fields: &ArenaFields,

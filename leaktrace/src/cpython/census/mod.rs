@@ -2,7 +2,10 @@
 //!
 //! An arena's pools lie in a row; each begins with a header that says how many of its blocks are handed out. Their sum
 //! is what `sys.getallocatedblocks()` adds up (`_Py_GetAllocatedBlocks` in `Objects/obmalloc.c`). Pools that were
-//! never used are not touched, nor are those that are swapped out. Nothing but headers is read: one read a pool.
+//! never used are not touched, nor are those that are swapped out. Nothing but headers is read, many by one system call.
+//!
+//! Where there are more pools than a caller wants to pay for, some of them are drawn (`counting`): one out of each of so
+//! many equal stretches of them, whatever it serves. What is counted then stands for all, within an interval.
 //!
 //! The target may run meanwhile. What is read then is each pool's state at its own moment; a header that makes no
 //! sense is read again, and counted as skipped in the end.
@@ -10,26 +13,24 @@
 #![forbid(unsafe_code)]
 
 mod arenas;
+mod counting;
 mod header;
 mod resident;
 #[cfg(test)]
 mod tests;
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::layout::Layout;
-use crate::pools::{ArenaPools, PoolMap};
+use crate::pools::PoolMap;
 use crate::target::memory::ReadMemory;
 use crate::target::module::Module;
 
-use arenas::Arena;
 pub use arenas::Arrays;
+pub use counting::{Counting, Wanted};
 use header::Header;
 pub use resident::Resident;
-
-/// Reads of one header that makes no sense, before it is skipped.
-const TRIES: u32 = 3;
 
 /// The blocks of one size.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -59,8 +60,19 @@ pub struct Census {
     pub skipped: u64,
     /// Where which size of block is.
     pub map: PoolMap,
-    /// How long it took.
+    /// Where pools were drawn: how sure the sums are that follow. [`Self::classes`] are then of all pools, as estimated.
+    pub sampled: Option<Sample>,
+    /// How long it took, all of its parts together.
     pub took: Duration,
+}
+
+/// What a census that looked at some of the pools alone is a sample of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sample {
+    /// Pools in all.
+    pub of_pools: u64,
+    /// By how many bytes the live bytes may be off, to either side, with 95 % confidence.
+    pub half_width: u64,
 }
 
 /// Why there is no census.
@@ -97,19 +109,10 @@ impl Census {
         arrays: &mut Arrays,
         resident: &Resident,
     ) -> Result<Self, CensusError> {
-        let started = Instant::now();
-        let arenas = arrays.arenas(memory, module, layout, interpreters)?;
-        let mut census = Self::default();
-        let mut maps = Vec::with_capacity(arenas.len());
-        for arena in &arenas {
-            maps.push(census.count(memory, layout, arena, resident)?);
-        }
-        if census.arenas == 0 {
-            return Err(CensusError::Unused);
-        }
-        census.map = PoolMap::new(layout.pool.pool_bytes, maps);
-        census.took = started.elapsed();
-        Ok(census)
+        let all = Wanted { most_pools: u64::MAX, random: &mut || 0 };
+        let mut counting = Counting::begin(memory, module, layout, interpreters, arrays, all)?;
+        counting.go_on(memory, layout, resident, Duration::MAX);
+        Ok(counting.finish(layout))
     }
 
     /// Blocks that are handed out.
@@ -128,39 +131,6 @@ impl Census {
     #[must_use]
     pub fn is_complete(&self) -> bool {
         self.swapped + self.skipped == 0
-    }
-
-    fn count(
-        &mut self,
-        memory: &dyn ReadMemory,
-        layout: &Layout,
-        arena: &Arena,
-        resident: &Resident,
-    ) -> Result<ArenaPools, CensusError> {
-        let fields = layout.arena.as_ref().ok_or(CensusError::NoLayout)?;
-        let pool_bytes = layout.pool.pool_bytes;
-        self.arenas += 1;
-        self.held_bytes += arena.held_bytes(pool_bytes);
-        let swapped = resident.swapped(arena.base..arena.used_end);
-        let mut classes = Vec::new();
-        for pool in (arena.base..arena.used_end).step_by(pool_bytes as usize) {
-            self.pools += 1;
-            let mut block_bytes = 0;
-            if swapped.contains(&pool) {
-                self.swapped += 1;
-            } else {
-                let read = || Header::read(memory, layout, fields, arena.index, pool);
-                match (0..TRIES).find_map(|_| read()) {
-                    Some(header) => {
-                        self.add(&header, layout);
-                        block_bytes = if header.live > 0 { header.block_bytes } else { 0 };
-                    }
-                    None => self.skipped += 1,
-                }
-            }
-            classes.push(block_bytes);
-        }
-        Ok(ArenaPools::new(arena.base, classes))
     }
 
     fn add(&mut self, header: &Header, layout: &Layout) {

@@ -1,13 +1,14 @@
 //! The census against what real interpreters say of themselves.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use super::super::interpreters::{self, note};
 use super::super::layout::Layout;
 use super::super::root::Root;
 use super::super::runtime::Runtime;
 use super::super::version;
-use super::{Arrays, Census, Resident};
+use super::{Arrays, Census, Counting, Resident, Wanted};
 use crate::target::memory::ProcessMemory;
 use crate::target::module::Module;
 
@@ -65,6 +66,52 @@ fn a_census_is_what_the_interpreter_says_of_each_class() {
             assert!(!unsaid, "{}: {:?}", python.name(), census.classes.keys());
         }
     }
+}
+
+#[test]
+fn some_pools_stand_for_all_within_the_interval() {
+    let Some(python) = interpreters::all().pop() else { return };
+    let mut script = python.start(SCRIPT);
+    let _said = script.lines();
+    let layout = Layout::for_version(3, python.minor).expect("there is one");
+    let module = Module::find(script.pid()).expect("it runs");
+    let memory = ProcessMemory::open(script.pid()).expect("it runs");
+    let version = version::find(&module, &memory).expect("it is supported");
+    let root = Root::find(&module, &version);
+    let found = root.ok().and_then(|root| Runtime::read(&memory, &layout, root));
+    let interpreters = found.map(|found| found.interpreters).unwrap_or_default();
+    let resident = Resident::of(script.pid());
+    let mut arrays = Arrays::default();
+    let mut generator = fastrand::Rng::with_seed(3);
+    let mut count = |most_pools| {
+        let mut random = || generator.u64(..);
+        let wanted = Wanted { most_pools, random: &mut random };
+        let mut counting =
+            Counting::begin(&memory, &module, &layout, &interpreters, &mut arrays, wanted)
+                .expect("it holds memory");
+        let mut parts = 1;
+        // Each part is as short as can be: one batch.
+        while !counting.go_on(&memory, &layout, &resident, Duration::from_nanos(1)) {
+            parts += 1;
+        }
+        (counting.finish(&layout), parts)
+    };
+    let (whole, parts) = count(u64::MAX);
+    assert!(parts > 2 && whole.sampled.is_none(), "{parts}");
+    assert_eq!(whole.pools, count(whole.pools).0.pools);
+    let (mut held, mut sum) = (0, 0.0);
+    const ROUNDS: u32 = 60;
+    for _ in 0..ROUNDS {
+        let (some, _) = count(500);
+        let sample = some.sampled.expect("there are more");
+        assert_eq!((some.pools, sample.of_pools), (500, whole.pools));
+        assert_eq!(some.held_bytes, whole.held_bytes);
+        held += u32::from(some.live_bytes().abs_diff(whole.live_bytes()) <= sample.half_width);
+        sum += some.live_bytes() as f64 / whole.live_bytes() as f64;
+    }
+    note(&format!("{held} of {ROUNDS} intervals hold {}", whole.live_bytes()));
+    assert!(held * 100 >= ROUNDS * 90, "{held}");
+    assert!((sum / f64::from(ROUNDS) - 1.0).abs() < 0.01, "{sum}");
 }
 
 /// The lines `class size pools used free` of `_PyObject_DebugMallocStats`, by size.

@@ -161,7 +161,7 @@ fn one_block_that_only_grows_is_growing() {
     let (trace, site) = steady(30.0, 1000);
     let mut series = trace.series(&site);
     for seen in &mut series.observations {
-        (seen.low_blocks, seen.survivors) = (1.0, 0.0);
+        (seen.low_blocks, seen.low_counted, seen.survivors) = (1.0, 1.0, 0.0);
     }
     assert_eq!(judge(&series, &Losses::default()).verdict, Verdict::Growing);
 }

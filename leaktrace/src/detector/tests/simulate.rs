@@ -50,7 +50,7 @@ impl Trace {
                 live += change;
                 low = low.min(live);
             }
-            (seen.low_blocks, seen.low_bytes) = (low, 64.0 * low);
+            (seen.low_blocks, seen.low_counted, seen.low_bytes) = (low, low, 64.0 * low);
         }
         SiteSeries { observations, end_s: self.seconds }
     }

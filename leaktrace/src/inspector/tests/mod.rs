@@ -5,6 +5,7 @@ mod chunks;
 mod draws;
 mod kinds;
 mod memory;
+mod names;
 mod objects;
 
 use std::os::unix::fs::FileExt as _;

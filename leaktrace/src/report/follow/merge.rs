@@ -163,6 +163,8 @@ pub(super) fn memory(processes: &[FollowedProcess]) -> Memory {
         pymalloc_live_start: total(&first, |memory| memory.pymalloc_live_start),
         pymalloc_live_end: total(&last, |memory| memory.pymalloc_live_end),
         pymalloc_held_end: total(&last, |memory| memory.pymalloc_held_end),
+        // Counts of different processes are not of the same moments.
+        pymalloc_series: None,
         limit_bytes: limit(processes),
         time_to_limit_s: None,
         breakdown: (!last.is_empty() && breakdowns.len() == last.len()).then(|| Breakdown {

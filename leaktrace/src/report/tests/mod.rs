@@ -79,6 +79,7 @@ fn report_of(aggregator: &Aggregator, seconds: u64) -> Report {
     let arguments = ["python3", "app.py", "--db-password", "hunter2"];
     build(Findings {
         judgements: &judge_all(&snapshot),
+        types: &[],
         snapshot: &snapshot,
         target: TargetInfo {
             pid: 4711,
@@ -116,6 +117,8 @@ fn report_of(aggregator: &Aggregator, seconds: u64) -> Report {
             held_end: Some(48 << 20),
             explained_pct: Some(99.9),
             census: "exact",
+            census_age_s: Some(0.0),
+            points: Some(counts()),
             self_check: Some(SelfCheck {
                 tables: "agree",
                 predictions: "right",
@@ -128,7 +131,18 @@ fn report_of(aggregator: &Aggregator, seconds: u64) -> Report {
     })
 }
 
-fn leaking() -> Report {
+/// All pools counted at first, some of them later.
+fn counts() -> Vec<HeapPoint> {
+    let count = |at_s, mib: u64, bounds| HeapPoint {
+        at_s,
+        live_bytes: mib << 20,
+        held_bytes: 48 << 20,
+        bounds,
+    };
+    vec![count(0.0, 40, None), count(10.0, 41, Some((40 << 20, 42 << 20)))]
+}
+
+pub(super) fn leaking() -> Report {
     report_of(&shop(60, true), 60)
 }
 

@@ -6,6 +6,7 @@ mod headline;
 mod place;
 mod rows;
 mod stacks;
+mod types;
 mod units;
 mod wrap;
 

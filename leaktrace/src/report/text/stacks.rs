@@ -5,7 +5,7 @@ use super::place::{place, place_of};
 use super::rows::Row;
 use super::units::{count, counted, escaped};
 use super::wrap::{ITEM, wrap};
-use super::{TextOptions, colours};
+use super::{TextOptions, colours, types};
 use std::io::{self, Write};
 use unicode_width::UnicodeWidthStr as _;
 
@@ -78,7 +78,8 @@ fn heading(site: &Site, options: TextOptions, out: &mut impl Write) -> io::Resul
     let width = site.verdict.width() + place.width() + id.width() + 2;
     let gap = if width > options.width { "\n  " } else { " " };
     writeln!(out, "{on}{}{off} {place}{gap}{id}", site.verdict)?;
-    for sentence in &site.evidence {
+    let holds = types::holds(site);
+    for sentence in site.evidence.iter().chain(&holds) {
         wrap(out, &format!("- {}", escaped(sentence)), options.width, ITEM)?;
     }
     Ok(())

@@ -1,10 +1,12 @@
 //! Tracing that costs the target no more than its budget: windows, and what is known between them by looking.
 
+mod earlier;
 mod fresh;
 mod lane;
 mod limits;
 mod older;
 mod raw;
+mod reading;
 mod sampling;
 mod sight;
 mod steps;
@@ -21,17 +23,20 @@ use super::attach::Attached;
 use super::cost::CostMeter;
 use super::heap::HeapCheck;
 use super::recognise::Target;
+use super::recount::Recount;
+use super::types;
 use super::{SessionError, now_ns};
-use crate::aggregator::{Aggregator, Born, Domain, OlderFrees, Sampled, Snapshot, Weight};
+use crate::aggregator::{Aggregator, Born, Domain, OlderFrees, Sampled, Scale, Snapshot, Weight};
 use crate::budget::Controller;
 use crate::cpython::census::{Census, Resident};
 use crate::gate::Gate;
-use crate::inspector::{Allocators, Identity, Inspector};
+use crate::inspector::{Identity, Inspector};
 use crate::kernel::{Programs, priority};
 
+use earlier::Earlier;
 use fresh::Fresh;
 pub(super) use limits::Closer;
-use older::{Classes, Older};
+use older::Older;
 use sampling::{Gaps, Sampling};
 use sight::Sight;
 use weights::Part;
@@ -45,10 +50,6 @@ const OPENING_NS: f64 = 3_000.0;
 
 /// What a probe that is put in and taken out costs it: its memory map is locked and a page of its code copied, twice.
 const PUTTING_NS: f64 = 40_000.0;
-
-/// How often the heap is counted, and how many times as long as a count takes there is none.
-const COUNT_EVERY: Duration = Duration::from_secs(2);
-const COUNTING: u32 = 200;
 
 /// Memory that the sites of sampled blocks may take, as a share of all.
 const SAMPLED_SHARE: u64 = 8;
@@ -70,6 +71,8 @@ pub(super) struct Estimated {
     pub(super) snapshot: Snapshot,
     /// By how many bytes, rounded up to size classes, these say that pymalloc's live blocks changed.
     pub(super) net_pool_bytes: Option<i64>,
+    /// What the sampled blocks stand for.
+    pub(super) scale: Scale,
 }
 
 /// What keeps a session to its budget.
@@ -85,9 +88,12 @@ pub(super) struct Budgeted {
     fresh: Fresh,
     /// Blocks of a window that were counted after it.
     late: Vec<u64>,
-    /// When the heap is counted next, and what it was last.
-    counts_at: Duration,
-    last_count: Option<Classes>,
+    recount: Recount,
+    earlier: Option<Earlier>,
+    /// Whether the estimates rest on that.
+    uses_earlier: bool,
+    /// Whether it is time to count on.
+    counts_next: bool,
 }
 
 /// What a budgeted session has come to, beside its sites.
@@ -130,9 +136,7 @@ impl Budgeted {
         let parts = Parts { gate: &attached.gate, probes: attached.for_windows.clone() };
         let windows = Windows::new(pid, parts, (controller, budget_pct / 100.0), closer, programs)?;
         let class_shift = (target.pymalloc.usedpools != 0).then_some(target.pymalloc.class_shift);
-        let allocators = Allocators { class_shift, glibc: target.has_glibc_heap() };
-        let mut inspector =
-            Inspector::new(&target.layout, allocators, target.module.symbol("PyType_Type"));
+        let mut inspector = types::inspector(target);
         let older = census.map_or_else(Older::default, |census| {
             Older::draw(&mut sight(&mut inspector, target), census)
         });
@@ -147,8 +151,10 @@ impl Budgeted {
             gaps: false,
             fresh: Fresh::default(),
             late: Vec::new(),
-            counts_at: COUNT_EVERY,
-            last_count: None,
+            recount: Recount::default(),
+            earlier: None,
+            uses_earlier: false,
+            counts_next: false,
         })
     }
 
@@ -203,9 +209,7 @@ impl Budgeted {
         };
         // A gap before it, or behind it.
         let has_gap = part.weight.births > 1 || !counts || !(goes_on || end);
-        if has_gap && !std::mem::replace(&mut self.gaps, true) {
-            self.sampling.sampled.whole_until(seen.ended_ns);
-        }
+        self.gaps |= has_gap;
         let on_their_way = fresh.on_their_way().collect();
         Ok(Some(Looked { part, identities, on_their_way, counts }))
     }
@@ -287,22 +291,6 @@ impl Budgeted {
         }
     }
 
-    /// Counts the heap between windows, where its time has come: what the samples of a time stand for.
-    fn count(&mut self, target: &Target, heap: &mut HeapCheck, elapsed: Duration) {
-        if elapsed < self.counts_at || self.windows.is_open() || self.is_whole() {
-            return;
-        }
-        let Some(took) = heap.takes() else { return };
-        self.counts_at = elapsed + COUNT_EVERY.max(took * COUNTING);
-        self.older_looked_at = elapsed;
-        self.older.look(&mut sight(&mut self.inspector, target));
-        let Some(census) = heap.count_between(target) else { return };
-        if let Some(start) = heap.first() {
-            self.sampling.sampled.mark(now_ns(), self.older.born(start, &census.classes));
-            self.last_count = Some(census.classes);
-        }
-    }
-
     /// Looks at everything for the last time. The target must still be there.
     pub(super) fn look_at_all(&mut self, target: &Target, seen: &mut Aggregator) {
         let gaps = self.all_gaps();
@@ -312,9 +300,9 @@ impl Budgeted {
     }
 
     /// The numbers of all sites as they are estimated; `None` where nothing went unseen, so that those of `seen` are true.
-    /// `end` is the last census.
+    /// `end` is the last census; without it they rest on an earlier one, if there is one.
     fn estimate(
-        &self,
+        &mut self,
         seen: &Aggregator,
         heap: &HeapCheck,
         end: Option<&Census>,
@@ -325,19 +313,22 @@ impl Budgeted {
             return None;
         }
         let seen = seen.snapshot(at_ns);
-        // Of a target that is gone, the last count while it was there.
-        let end = end.map(|census| &census.classes).or(self.last_count.as_ref());
-        let counts = heap.first().zip(end);
-        let born = counts.map(|(start, end)| self.older.born(start, end));
-        let (mut snapshot, living) =
-            self.sampling.sampled.estimate(&seen, born.as_ref(), whole_raw);
+        self.uses_earlier = end.is_none() && self.earlier.is_some();
+        let sampled = &self.sampling.sampled;
+        let (scale, gone) = match (heap.first().zip(end), &self.earlier) {
+            (Some((start, end)), _) => {
+                (sampled.scale(Some(&self.older.born(start, end))), Some(self.older.gone(start)))
+            }
+            (None, Some(earlier)) => (earlier.scale.clone(), Some(earlier.gone.clone())),
+            (None, None) => (sampled.scale(None), None),
+        };
+        let (mut snapshot, living) = sampled.estimate(&seen, &scale, whole_raw);
         // Frees go unseen all the time, and nothing is counted by them.
         snapshot.totals.missed_frees = 0;
-        let gone = counts.map(|(start, _)| self.older.gone(start));
         snapshot.older_frees = older_frees(&snapshot, gone.as_ref());
         let bytes = |blocks: &Born| blocks.iter().map(|(&class, n)| class as f64 * n).sum::<f64>();
         let net_pool_bytes = gone.map(|gone| (bytes(&living) - bytes(&gone)).round() as i64);
-        Some(Estimated { snapshot, net_pool_bytes })
+        Some(Estimated { snapshot, net_pool_bytes, scale })
     }
 
     const fn all_gaps(&self) -> Gaps {

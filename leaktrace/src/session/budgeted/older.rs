@@ -15,9 +15,6 @@ const DRAWN: usize = 4_000;
 /// How much a size class of which few were drawn follows all the others.
 const PRIOR: f64 = 5.0;
 
-/// What a census counts, by bytes of a block.
-pub(super) type Classes = BTreeMap<u64, Class>;
-
 /// The sample.
 #[derive(Debug, Default)]
 pub(super) struct Older {
@@ -72,13 +69,13 @@ impl Older {
     }
 
     /// How many blocks live at `end` that were handed out since `start`.
-    pub(super) fn born(&self, start: &Census, end: &Classes) -> Born {
+    pub(super) fn born(&self, start: &Census, end: &Census) -> Born {
         let survival = self.survival();
         let born = |(&class, now): (&u64, &Class)| {
             let before = start.classes.get(&class).map_or(0, |class| class.live) as f64;
             (class, (now.live as f64 - before * survival(class)).max(0.0))
         };
-        end.iter().map(born).collect()
+        end.classes.iter().map(born).collect()
     }
 
     /// How many blocks that lived at `start` are gone.

@@ -28,7 +28,9 @@ impl Session {
     /// # Errors
     /// The gate cannot be opened, or must not be.
     pub fn step(&mut self) -> Result<(), SessionError> {
-        match self.see_to_raw().and_then(|()| self.see_to_window()) {
+        let stepped = self.see_to_raw().and_then(|()| self.see_to_window());
+        self.count_between_windows();
+        match stepped {
             // The target is gone, which the next tick tells.
             Err(SessionError::Gate(_)) => Ok(()),
             other => other,
@@ -124,21 +126,24 @@ impl Session {
             cost,
             programs,
             started,
-            heap,
             ..
         } = self
         else {
             return;
         };
         budgeted.tick(target, aggregator, cost, programs, started.elapsed());
-        budgeted.count(target, heap, started.elapsed());
+        budgeted.counts_next = true;
     }
 
-    /// The numbers of all sites as they are estimated, where not everything was seen. `end` is the last census, of a
-    /// target that is still there.
-    pub(in super::super) fn estimate(&mut self, end: Option<&Census>) -> Option<Estimated> {
+    /// The numbers of all sites as they are estimated, where not everything was seen. `end` is the last census; `is_there`
+    /// says whether the target can be looked at.
+    pub(in super::super) fn estimate(
+        &mut self,
+        end: Option<&Census>,
+        is_there: bool,
+    ) -> Option<Estimated> {
         let budgeted = self.budgeted.as_mut()?;
-        if end.is_some() {
+        if is_there {
             budgeted.look_at_all(&self.target, &mut self.aggregator);
         }
         budgeted.estimate(&self.aggregator, &self.heap, end, self.window.end)
