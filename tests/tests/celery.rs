@@ -90,6 +90,6 @@ fn the_leaking_line_is_named_for_every_process_of_a_celery_pool() {
     }
     let merged = followed.0["merged"]["sites"].as_array().expect("an array");
     let first = leaktrace_tests::Site(&merged[0]);
-    assert_eq!(first.line(), line);
+    assert_eq!(first.line(), line, "{:?}", first.0);
     assert!(matches!(first.verdict(), "leaking" | "growing"), "in all: {}", first.verdict());
 }

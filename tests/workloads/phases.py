@@ -1,5 +1,6 @@
 """Does one thing for three seconds, and then another for three: the first asks for memory without a pause, the second
 hardly ever. Each keeps one of a hundred blocks, at a line of its own."""
+import itertools
 import threading
 import time
 
@@ -25,8 +26,9 @@ def first():
 
 
 def second():
-    for number in range(10_000):
-        number & 7
+    # Numbers would be objects of their own.
+    for _ in itertools.repeat(None, 10_000):
+        pass
     for _ in range(33):
         x = [object(), object()]
     of_the_second.append(Second())  # SECOND

@@ -112,12 +112,14 @@ impl Controller {
         (self.window_ns() + self.opening_ns) / self.share
     }
 
-    /// What a window may take that opens now.
-    pub fn open(&mut self) -> Limits {
+    /// What a window may take that opens now; `random` is from 0 to 1, and different each time: where calls come in bursts,
+    /// behind work that makes none, windows that all end after the same number of hits never see the end of a burst.
+    pub fn open(&mut self, random: f64) -> Limits {
         self.account.spend(self.opening_ns);
-        let price = self.window_ns();
+        let usual = self.window_ns();
+        let price = usual * (0.5 + random);
         let hits = (price / self.hit_ns()).max(1.0);
-        Limits { hits: hits as u64, length_ns: (price * PATIENCE) as u64 }
+        Limits { hits: hits as u64, length_ns: (price.max(usual) * PATIENCE) as u64 }
     }
 
     fn window_ns(&self) -> f64 {
@@ -182,7 +184,7 @@ mod tests {
         while now < end {
             step += 1;
             now += controller.wait_ns(now, (step as f64 * 0.618).fract());
-            let Limits { hits: most, .. } = controller.open();
+            let Limits { hits: most, .. } = controller.open((step as f64 * 0.414).fract());
             let mut most = most;
             loop {
                 // Looked at every 5 ms.

@@ -198,7 +198,7 @@ impl Windows {
         if self.lane.is_waiting() {
             self.open_lane(gate, programs)?;
         }
-        let limits = self.controller.open();
+        let limits = self.controller.open(fastrand::f64());
         self.last_id += 1;
         let before = self.hits(programs)?;
         let until_hit = before + limits.hits;
