@@ -10,7 +10,38 @@ use super::sampled::Born;
 const MOST_MARKS: usize = 200;
 
 /// Samples that are few.
-const FEW: f64 = 3.0;
+pub(super) const FEW: f64 = 3.0;
+
+/// The weights of samples, by whether their windows were dense.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Weights {
+    /// Of all other windows.
+    pub sparse: u64,
+    /// Of dense ones.
+    pub dense: u64,
+}
+
+/// The weights of samples, by bytes of their size class.
+pub type ClassSums = BTreeMap<u64, Weights>;
+
+impl Weights {
+    /// One more.
+    pub(crate) fn add(&mut self, births: u64, dense: bool) {
+        let sum = if dense { &mut self.dense } else { &mut self.sparse };
+        *sum = sum.saturating_add(births);
+    }
+
+    /// One less.
+    fn take(&mut self, births: u64, dense: bool) {
+        let sum = if dense { &mut self.dense } else { &mut self.sparse };
+        *sum = sum.saturating_sub(births);
+    }
+
+    /// The sum, where those of dense windows count `dense` times.
+    pub(super) fn sum(self, dense: f64) -> f64 {
+        self.sparse as f64 + dense * self.dense as f64
+    }
+}
 
 /// A count of the heap.
 #[derive(Clone, Debug)]
@@ -19,6 +50,20 @@ struct Mark {
     at_ns: u64,
     /// What lives of each size class that was born since.
     born: Born,
+    /// The samples of then that counted, and those that lived but were too young for that.
+    held: ClassSums,
+    young: ClassSums,
+}
+
+impl Mark {
+    /// What lives of a class of those blocks that are old enough to count as samples, and the weights of these. A working set
+    /// of blocks that live for less than that is in every count, and no site's.
+    fn counted(&self, class: u64, dense: f64) -> (f64, f64) {
+        let sum = |sums: &ClassSums| sums.get(&class).map_or(0.0, |sum| sum.sum(dense));
+        let (held, young) = (sum(&self.held), sum(&self.young));
+        let born = self.born.get(&class).copied().unwrap_or(0.0);
+        (if held > 0.0 { born * held / (held + young) } else { born }, held)
+    }
 }
 
 /// What lives of the samples of a size class at the end of one interval: the sums of their weights, by whether their windows
@@ -26,8 +71,7 @@ struct Mark {
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 struct Held {
     index: u32,
-    sparse: u64,
-    dense: u64,
+    weights: Weights,
     blocks: u32,
 }
 
@@ -39,8 +83,8 @@ pub(super) struct Levels {
 }
 
 impl Levels {
-    /// Adds a count, later than all before.
-    pub(super) fn mark(&mut self, at_ns: u64, born: Born) {
+    /// Adds a count, later than all before; `young` are the samples that lived then but did not count yet.
+    pub(super) fn mark(&mut self, at_ns: u64, born: Born, young: ClassSums) {
         if self.marks.len() >= MOST_MARKS {
             let mut index = 0;
             self.marks.retain(|_| {
@@ -48,12 +92,20 @@ impl Levels {
                 index % 2 == 0
             });
         }
-        self.marks.push(Mark { at_ns, born });
+        let last = |(&class, held): (&u64, &Vec<Held>)| Some((class, held.last()?.weights));
+        let held = self.classes.iter().filter_map(last).collect();
+        self.marks.push(Mark { at_ns, born, held, young });
     }
 
     /// When the heap was counted.
-    pub(super) fn marks(&self) -> impl Iterator<Item = u64> + '_ {
+    pub(super) fn marks(&self) -> impl ExactSizeIterator<Item = u64> + '_ {
         self.marks.iter().map(|mark| mark.at_ns)
+    }
+
+    /// What the last count says of each size class, without what is too young to count as a sample.
+    pub(super) fn counted_last(&self, dense: f64) -> Born {
+        let Some(mark) = self.marks.last() else { return Born::new() };
+        mark.born.keys().map(|&class| (class, mark.counted(class, dense).0)).collect()
     }
 
     /// A sample of this weight came to live in the open interval.
@@ -64,16 +116,13 @@ impl Levels {
 
     /// One that lives stands for so many more.
     pub(super) fn add(&mut self, class: u64, open: u32, births: u64, dense: bool) {
-        let held = self.held(class, open);
-        let sum = if dense { &mut held.dense } else { &mut held.sparse };
-        *sum = sum.saturating_add(births);
+        self.held(class, open).weights.add(births, dense);
     }
 
     /// One of them died.
     pub(super) fn leave(&mut self, class: u64, open: u32, births: u64, dense: bool) {
         let held = self.held(class, open);
-        let sum = if dense { &mut held.dense } else { &mut held.sparse };
-        *sum = sum.saturating_sub(births);
+        held.weights.take(births, dense);
         held.blocks = held.blocks.saturating_sub(1);
     }
 
@@ -106,19 +155,15 @@ impl Levels {
         dense: f64,
         (passed_ns, in_the_end): (u64, f64),
     ) -> Option<Level> {
-        if self.marks.is_empty() || class == 0 {
-            return None;
-        }
-        let born = |mark: &Mark| (mark.at_ns, mark.born.get(&class).copied().unwrap_or(0.0));
-        let mut counted = vec![(0, 0.0)];
-        counted.extend(self.marks.iter().map(born).filter(|&(at_ns, _)| at_ns < passed_ns));
-        counted.push((passed_ns, in_the_end));
+        let marks = || self.marks.iter().filter(|mark| mark.at_ns < passed_ns);
+        let first = marks().next().filter(|_| class > 0)?;
+        let counted = marks().map(|mark| (mark.at_ns, mark.counted(class, dense).0));
+        let counted = counted.chain([(passed_ns, in_the_end)]).collect();
         let held = self.classes.get(&class).into_iter().flatten();
-        let sampled = held.map(|held| {
-            let weight = held.sparse as f64 + dense * held.dense as f64;
-            (held.index, weight, f64::from(held.blocks))
-        });
-        Some(Level { counted, sampled: sampled.collect() })
+        let sampled =
+            held.map(|held| (held.index, held.weights.sum(dense), f64::from(held.blocks)));
+        let at_first = first.counted(class, dense).1;
+        Some(Level { counted, sampled: sampled.collect(), at_first })
     }
 }
 
@@ -129,6 +174,8 @@ pub(super) struct Level {
     counted: Vec<(u64, f64)>,
     /// The sum of the weights of the samples that live at the end of each interval, and their number.
     sampled: Vec<(u32, f64, f64)>,
+    /// That sum at the first count.
+    at_first: f64,
 }
 
 impl Level {
@@ -139,11 +186,12 @@ impl Level {
         let (_, all, blocks) = after.checked_sub(1).map_or((0, 0.0, 0.0), |at| self.sampled[at]);
         let trust = if all > 0.0 { blocks / (blocks + FEW) } else { 0.0 };
         let now = if all > 0.0 { (weight / all).min(1.0) } else { 0.0 };
-        self.counted_at(at_ns) * (now * trust + share * (1.0 - trust))
+        self.counted_at(at_ns, all) * (now * trust + share * (1.0 - trust))
     }
 
-    /// Between two counts as if it had grown evenly.
-    fn counted_at(&self, at_ns: u64) -> f64 {
+    /// How many there are at a time at which the samples have a sum of weights of `all`: before the first count as these say,
+    /// between two as if it had grown evenly.
+    fn counted_at(&self, at_ns: u64, all: f64) -> f64 {
         let after = self.counted.partition_point(|&(at, _)| at < at_ns);
         match (after.checked_sub(1).and_then(|at| self.counted.get(at)), self.counted.get(after)) {
             (Some(&(from, before)), Some(&(to, next))) => {
@@ -151,7 +199,9 @@ impl Level {
                 before + (next - before) * part
             }
             (Some(&(_, last)), None) => last,
-            (None, next) => next.map_or(0.0, |&(_, first)| first),
+            (None, Some(&(_, first))) if self.at_first > 0.0 => first * (all / self.at_first),
+            (None, Some(&(to, first))) => first * at_ns as f64 / to.max(1) as f64,
+            (None, None) => 0.0,
         }
     }
 }
@@ -173,8 +223,8 @@ mod tests {
     /// A hundred blocks a second for 30 s; one interval is a second.
     fn counted() -> Levels {
         let mut levels = Levels::default();
-        levels.mark(10 * SECOND, born(1_000.0));
-        levels.mark(20 * SECOND, born(2_000.0));
+        levels.mark(10 * SECOND, born(1_000.0), ClassSums::new());
+        levels.mark(20 * SECOND, born(2_000.0), ClassSums::new());
         levels
     }
 
@@ -209,6 +259,21 @@ mod tests {
     }
 
     #[test]
+    fn a_working_set_that_is_too_young_to_count_is_no_sites() {
+        let mut levels = Levels::default();
+        // Ten blocks a second are kept, and 900 others live for some milliseconds.
+        (0..100).for_each(|n| levels.enter(48, n / 10, 1, true));
+        let young = ClassSums::from([(48, Weights { sparse: 0, dense: 900 })]);
+        levels.mark(10 * SECOND, born(2_000.0), young);
+        near(levels.counted_last(2.0)[&48], 200.0);
+        let level = levels.of_class(48, 2.0, (20 * SECOND, 400.0)).unwrap();
+        near(level.blocks((9, 10 * SECOND), 200.0, 1.0), 200.0);
+        // Before the first count it grows as the samples do.
+        near(level.blocks((4, 5 * SECOND), 100.0, 1.0), 100.0);
+        near(level.blocks((14, 15 * SECOND), 200.0, 1.0), 300.0);
+    }
+
+    #[test]
     fn before_anything_was_sampled_a_site_has_its_share_in_the_end() {
         let level = counted().of_class(48, 1.0, (30 * SECOND, 3_000.0)).unwrap();
         near(level.blocks((4, 5 * SECOND), 0.0, 0.25), 125.0);
@@ -228,7 +293,7 @@ mod tests {
     #[test]
     fn counts_are_bounded() {
         let mut levels = Levels::default();
-        (1..10_000).for_each(|second| levels.mark(second * SECOND, born(1.0)));
+        (1..10_000).for_each(|second| levels.mark(second * SECOND, born(1.0), ClassSums::new()));
         assert!(levels.marks.len() <= MOST_MARKS);
         assert_eq!(levels.marks().last(), Some(9_999 * SECOND));
     }

@@ -32,6 +32,7 @@ mod threads;
 
 pub use domain::Domain;
 pub use drawn::{DrawnBlock, allowances};
+pub use levels::{ClassSums, Weights};
 pub use rate::Rate;
 pub use sampled::{Born, FIRST_LOOK_NS, Sample, Sampled, Sampling};
 pub use scale::Scale;

@@ -12,7 +12,7 @@ use rustc_hash::FxHashMap;
 use super::curve::{self, Spot};
 use super::domain::Domain;
 use super::drawn::DrawnBlock;
-use super::levels::Levels;
+use super::levels::{ClassSums, Levels};
 use super::rate::Rate;
 use super::scale::{ClassWeights, Scale};
 use super::series::{self, Axis, Point};
@@ -29,7 +29,10 @@ const SETTLED_PART: u64 = 20;
 const LOOSE: f64 = 10.0;
 
 /// Sampled blocks that a site must have for its series to follow what the heap did between its own changes.
-const FOLLOWED: usize = 4;
+const FOLLOWED: usize = 8;
+
+/// Counts that it follows at most, evenly spread.
+const MOST_FOLLOWED: usize = 60;
 
 /// How long after its birth a sampled block is looked at first, and counts from then on.
 pub const FIRST_LOOK_NS: u64 = 1_000_000_000;
@@ -84,9 +87,10 @@ pub struct Sampling {
     pub blocks_per_s: Rate,
     /// By how many requested bytes.
     pub bytes_per_s: Rate,
-    /// For each point the fewest live blocks as windows alone say, in proportion: what [`Point::survivors`] are to be held
-    /// against, as they are counted by the same weights. `None` where nothing was sampled.
-    pub by_windows: Option<Vec<f64>>,
+    /// For each point the fewest live blocks, and those at the end of its interval, as windows alone say, in proportion: what
+    /// [`Point::survivors`] are to be held against, as they are counted by the same weights. `None` where nothing was
+    /// sampled.
+    pub by_windows: Option<Vec<(f64, f64)>>,
 }
 
 /// Everything that is known of sampled blocks.
@@ -111,9 +115,13 @@ impl Sampled {
         }
     }
 
-    /// A census at `at_ns` says that so much lives that was born since the trace began.
-    pub fn mark(&mut self, at_ns: u64, born: Born) {
-        self.levels.mark(at_ns.saturating_sub(self.started_at_ns), born);
+    /// A census at `at_ns` says that so much lives that was born since the trace began; `young` are the samples that lived then
+    /// and had not been entered. Returned is what those that were entered stand for.
+    pub fn mark(&mut self, at_ns: u64, born: Born, young: ClassSums) -> Scale {
+        self.pass(at_ns);
+        let dense = self.scale(Some(&born)).dense;
+        self.levels.mark(at_ns.saturating_sub(self.started_at_ns), born, young);
+        self.scale(Some(&self.levels.counted_last(dense)))
     }
 
     /// The trace begins not when this was made but then, before any block.
@@ -254,7 +262,7 @@ impl Sampled {
         let scaled: f64 = blocks.iter().map(|block| scale.blocks(block)).sum();
         let bytes: f64 = blocks.iter().map(|b| scale.blocks(b) * b.size as f64).sum();
         let factor = if by_windows > 0.0 { scaled / by_windows } else { scale.others };
-        let spots = self.spots(known, scale, blocks.len());
+        let spots = self.spots(known, scale, blocks.len(), passed_ns);
         let parts = weights.parts(blocks, scale);
         let point = |spot: &Spot| {
             let end_ns = (u64::from(spot.index) + 1).saturating_mul(self.axis.interval_ns);
@@ -280,20 +288,31 @@ impl Sampled {
             effective,
             blocks_per_s: rates.0.loosened(loose, LOOSE),
             bytes_per_s: rates.1.loosened(loose, LOOSE),
-            by_windows: Some(spots.iter().map(|spot| spot.low * factor).collect()),
+            by_windows: Some(
+                spots.iter().map(|spot| (spot.low * factor, spot.live * factor)).collect(),
+            ),
         });
     }
 
     /// A site along the axis; one that rests on enough `blocks` also at the time of each count, as it shares in what the
     /// heap did between its own changes.
-    fn spots(&self, known: [Option<u32>; 2], scale: &Scale, blocks: usize) -> Vec<Spot> {
+    fn spots(
+        &self,
+        known: [Option<u32>; 2],
+        scale: &Scale,
+        blocks: usize,
+        passed_ns: u64,
+    ) -> Vec<Spot> {
         let points = known.map(|index| {
             let site = index.and_then(|index| self.sites.list.get(index as usize));
             site.map_or_else(Vec::new, |site| points_until_now(site, self.axis.open))
         });
-        let marks = self.levels.marks().filter(|_| blocks >= FOLLOWED);
-        let marks = marks.map(|at_ns| (at_ns / self.axis.interval_ns) as u32);
-        let more = marks.filter(|&index| index <= self.axis.open);
+        let step = self.levels.marks().len().div_ceil(MOST_FOLLOWED).max(1);
+        let marks = self.levels.marks().step_by(step).filter(|_| blocks >= FOLLOWED);
+        // In the end all have what their blocks stand for.
+        let end = (blocks > 0).then_some(passed_ns);
+        let index = |at_ns: u64| (at_ns.min(passed_ns) / self.axis.interval_ns) as u32;
+        let more = marks.chain(end).map(index);
         curve::joined(&points[0], (&points[1], scale.dense), more)
     }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use rustc_hash::FxHashMap;
 
-use super::levels::{Level, Levels};
+use super::levels::{FEW, Level, Levels};
 use super::sampled::{Born, Survivor};
 use super::site::Weight;
 
@@ -83,9 +83,6 @@ impl Scale {
         self.window(block) * class
     }
 }
-
-/// Samples of a size class that are few.
-const FEW: f64 = 3.0;
 
 /// What all sites together have in each size class, and what is known of it along the trace.
 pub(super) struct ClassWeights {

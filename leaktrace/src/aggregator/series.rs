@@ -22,7 +22,8 @@ pub struct Point {
     pub live_blocks: u32,
     /// The fewest live blocks within it.
     pub low_blocks: u32,
-    /// Blocks born in this interval that are live now. Filled in by a snapshot alone.
+    /// Blocks born in this interval that are live now, or that came to count in it where they are sampled. Filled in by a
+    /// snapshot alone.
     pub survivors: u32,
     /// Live bytes at its end.
     pub live_bytes: u64,
@@ -91,7 +92,8 @@ pub(super) fn push(points: &mut Vec<Point>, next: Point) {
         Some(last) if last.index == next.index => {
             let low_bytes = last.low_bytes.min(next.low_bytes);
             let low_blocks = last.low_blocks.min(next.low_blocks);
-            *last = Point { low_bytes, low_blocks, ..next };
+            let survivors = last.survivors.saturating_add(next.survivors);
+            *last = Point { low_bytes, low_blocks, survivors, ..next };
         }
         _ => points.push(next),
     }

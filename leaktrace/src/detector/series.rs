@@ -70,9 +70,9 @@ impl SiteSeries {
                 ..Observation::default()
             };
             if let Some((place, point)) = points.next_if(|(_, point)| point.index == index) {
-                let by_windows = by_windows.and_then(|lows| lows.get(place)).copied();
-                seen.low_counted = by_windows.unwrap_or_else(|| f64::from(point.low_blocks));
-                counted = by_windows.unwrap_or_else(|| f64::from(point.live_blocks));
+                let by_windows = by_windows.and_then(|all| all.get(place)).copied();
+                let own = || (f64::from(point.low_blocks), f64::from(point.live_blocks));
+                (seen.low_counted, counted) = by_windows.unwrap_or_else(own);
                 seen.low_blocks = f64::from(point.low_blocks);
                 seen.low_bytes = point.low_bytes as f64;
                 seen.births = point.births.saturating_sub(births) as f64;

@@ -49,6 +49,17 @@ impl HeapCheck {
         self.start.as_ref().ok()
     }
 
+    /// Begins a census that is taken in parts.
+    pub(super) fn begin(
+        &mut self,
+        target: &Target,
+        wanted: Wanted<'_>,
+    ) -> Result<Counting, CensusError> {
+        let (memory, interpreters) = (target.memory.as_ref(), interpreters(target));
+        let (module, layout) = (&target.module, &target.layout);
+        Counting::begin(memory, module, layout, &interpreters, &mut self.arrays, wanted)
+    }
+
     /// Counts again. The gate has just been closed.
     pub(super) fn count_again(&mut self, target: &Target) -> Result<Census, CensusError> {
         match &self.start {
@@ -106,17 +117,6 @@ fn census(target: &Target, arrays: &mut Arrays) -> Result<Census, CensusError> {
     let interpreters = interpreters(target);
     let resident = Resident::of(target.process.pid());
     Census::take(memory, &target.module, &target.layout, &interpreters, arrays, &resident)
-}
-
-/// A census of `target` to be taken in parts.
-pub(super) fn begin(
-    target: &Target,
-    arrays: &mut Arrays,
-    wanted: Wanted<'_>,
-) -> Result<Counting, CensusError> {
-    let memory = target.memory.as_ref();
-    let interpreters = interpreters(target);
-    Counting::begin(memory, &target.module, &target.layout, &interpreters, arrays, wanted)
 }
 
 fn interpreters(target: &Target) -> Vec<u64> {

@@ -6,9 +6,10 @@
 
 use std::time::Duration;
 
-use super::heap;
+use super::heap::HeapCheck;
+use super::now_ns;
 use super::recognise::Target;
-use crate::cpython::census::{Arrays, Census, Counting, Resident, Wanted};
+use crate::cpython::census::{Census, Counting, Resident, Wanted};
 use crate::report::HeapPoint;
 
 /// From the end of a count to the next one.
@@ -26,13 +27,30 @@ const MOST_POOLS: u64 = 1 << 17;
 /// Points that are kept; when there are more, every second one is dropped.
 const MOST_POINTS: usize = 290;
 
+/// A count that is being taken.
+#[derive(Debug)]
+struct Begun {
+    counting: Counting,
+    /// How long after the start, and when on the events' clock.
+    at: Duration,
+    at_ns: u64,
+}
+
+/// A count that was taken: what there was when it began, as pools that are new since are not in it.
+#[derive(Debug)]
+pub(super) struct Counted {
+    pub(super) census: Census,
+    /// How long after the start, and when on the events' clock.
+    pub(super) at: Duration,
+    pub(super) at_ns: u64,
+}
+
 /// The counts of one session.
 #[derive(Debug)]
 pub(super) struct Recount {
-    arrays: Arrays,
-    counting: Option<Counting>,
+    begun: Option<Begun>,
     due: Duration,
-    /// How long after the start each count ended, and what it said.
+    /// How long after the start each count began, and what it said.
     points: Vec<HeapPoint>,
     /// How often every second point was dropped: one in so many counts is kept.
     thinned: u32,
@@ -42,8 +60,7 @@ pub(super) struct Recount {
 impl Default for Recount {
     fn default() -> Self {
         Self {
-            arrays: Arrays::default(),
-            counting: None,
+            begun: None,
             due: EVERY,
             points: Vec::new(),
             thinned: 0,
@@ -53,24 +70,35 @@ impl Default for Recount {
 }
 
 impl Recount {
-    /// Goes on with a count, or begins one whose time has come; the answer is one that is complete.
-    pub(super) fn tick(&mut self, target: &Target, elapsed: Duration) -> Option<Census> {
+    /// Goes on with a count, or begins one whose time has come; the answer is one that has come to its end and says what there
+    /// is.
+    pub(super) fn tick(
+        &mut self,
+        target: &Target,
+        heap: &mut HeapCheck,
+        elapsed: Duration,
+    ) -> Option<Counted> {
         let memory = target.memory.as_ref();
-        let Some(counting) = &mut self.counting else {
+        let Some(begun) = &mut self.begun else {
             if elapsed >= self.due {
-                self.begin(target, elapsed);
+                self.begin(target, heap, elapsed);
             }
             return None;
         };
         let resident = Resident::of(target.process.pid());
-        if !counting.go_on(memory, &target.layout, &resident, SLICE) {
+        if !begun.counting.go_on(memory, &target.layout, &resident, SLICE) {
             return None;
         }
-        let census = self.counting.take()?.finish(&target.layout);
+        let Begun { counting, at, at_ns } = self.begun.take()?;
+        let census = counting.finish(&target.layout);
         self.due = elapsed + EVERY.max(census.took.saturating_mul(SPACING));
         tracing::debug!("recount: {} bytes in {:?}", census.live_bytes(), census.took);
-        self.note(point(&census, elapsed));
-        Some(census)
+        // Of a target that is about to end, or to become another program, there is hardly anything to be read.
+        if !census.is_good() {
+            return None;
+        }
+        self.note(point(&census, at));
+        Some(Counted { census, at, at_ns })
     }
 
     /// The points so far.
@@ -78,11 +106,12 @@ impl Recount {
         &self.points
     }
 
-    fn begin(&mut self, target: &Target, elapsed: Duration) {
+    fn begin(&mut self, target: &Target, heap: &mut HeapCheck, elapsed: Duration) {
         let mut random = || fastrand::u64(..);
         let wanted = Wanted { most_pools: MOST_POOLS, random: &mut random };
-        match heap::begin(target, &mut self.arrays, wanted) {
-            Ok(counting) => self.counting = Some(counting),
+        let at_ns = now_ns();
+        match heap.begin(target, wanted) {
+            Ok(counting) => self.begun = Some(Begun { counting, at: elapsed, at_ns }),
             // The arenas may be just moving.
             Err(error) => {
                 tracing::debug!("no recount: {error}");

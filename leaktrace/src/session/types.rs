@@ -2,8 +2,8 @@
 //!
 //! Some blocks of every site are drawn and read; what they are holds for all of the site. A block whose allocator says
 //! that it was given back since the gate was closed is left out. One that was given back and handed out again by then is
-//! taken for what lies there now: between the closing and the reading lie some milliseconds, and what a site keeps
-//! is not handed out again.
+//! taken for what lies there now: between the closing and the reading lie the last count and the last looks (some
+//! milliseconds, of large heaps up to some seconds), and what a site keeps is not handed out again.
 
 use std::collections::{BTreeSet, HashMap};
 use std::ops::Range;

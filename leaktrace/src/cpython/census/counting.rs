@@ -121,7 +121,8 @@ impl Counting {
         };
         census.map = PoolMap::new(pool_bytes, (0..).zip(&arenas).map(map).collect());
         if (pools.len() as u64) < all {
-            let read = census.pools - census.swapped - census.skipped;
+            // As where all are counted, those that are swapped out count nothing.
+            let read = census.pools - census.skipped;
             census.stand_for(all, read, differences);
         }
         census

@@ -133,6 +133,19 @@ impl Census {
         self.swapped + self.skipped == 0
     }
 
+    /// The share of the pools that were swapped out.
+    #[must_use]
+    pub fn swapped_share(&self) -> f64 {
+        self.swapped as f64 / self.pools.max(1) as f64
+    }
+
+    /// Whether so few pools could not be read that it says what there is: they change while they are read, but not
+    /// all of them.
+    #[must_use]
+    pub fn is_good(&self) -> bool {
+        self.skipped * 1_000 <= self.pools
+    }
+
     fn add(&mut self, header: &Header, layout: &Layout) {
         // A pool without live blocks is on its arena's list, ready for any size.
         if header.live > 0 {

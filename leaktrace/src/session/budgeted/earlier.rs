@@ -18,23 +18,20 @@ pub(in super::super) struct Earlier {
 }
 
 impl Earlier {
-    /// `None` where it says less of how the heap changed than the windows do: some pools were counted alone, and the
-    /// change is within what that may be off.
+    /// A `census` that was taken after `at`.
     pub(super) fn of(
         start: &Census,
         census: &Census,
         scale: Scale,
         gone: Born,
         at: Duration,
-    ) -> Option<Self> {
-        let change = census.live_bytes().abs_diff(start.live_bytes());
-        let is_clear = census.sampled.is_none_or(|sample| change > 4 * sample.half_width);
+    ) -> Self {
         let census = match census.sampled {
             Some(_) => "sampled",
             None if start.is_complete() && census.is_complete() => "exact",
             None => "partial",
         };
-        is_clear.then_some(Self { scale, gone, at, census })
+        Self { scale, gone, at, census }
     }
 
     /// Says in a report of `duration` what its numbers rest on.
@@ -53,11 +50,23 @@ impl Earlier {
     }
 }
 
+/// Whether a census says more of how the heap changed than the windows do: not where some pools were counted alone and the change
+/// is within what that may be off, nor where other pools were swapped out than at the start.
+pub(super) fn says_more_than_windows(start: &Census, census: &Census) -> bool {
+    let change = census.live_bytes().abs_diff(start.live_bytes());
+    let is_clear = census.sampled.is_none_or(|sample| change > 4 * sample.half_width);
+    let moved = census.swapped_share() - start.swapped_share();
+    is_clear && moved.abs() < MOST_MOVED
+}
+
+/// The share of the pools that may have been swapped out, or back, since the start.
+const MOST_MOVED: f64 = 0.001;
+
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
 
-    use super::Earlier;
+    use super::{Earlier, says_more_than_windows};
     use crate::aggregator::{Born, Sampled};
     use crate::cpython::census::{Census, Class, Sample};
     use crate::report::HeapInfo;
@@ -69,8 +78,9 @@ mod tests {
     }
 
     fn earlier(end: &Census) -> Option<Earlier> {
-        let scale = Sampled::new(1 << 20, 0).scale(None);
-        Earlier::of(&census(1000, None), end, scale, Born::new(), Duration::from_secs(20))
+        let (start, scale) = (census(1000, None), Sampled::new(1 << 20, 0).scale(None));
+        says_more_than_windows(&start, end)
+            .then(|| Earlier::of(&start, end, scale, Born::new(), Duration::from_secs(20)))
     }
 
     #[test]
@@ -79,7 +89,9 @@ mod tests {
         assert_eq!(known(&census(1100, None)), Some("exact"));
         assert_eq!(known(&census(1100, Some(1_000))), Some("sampled"));
         assert_eq!(known(&census(1100, Some(2_000))), None);
-        assert_eq!(known(&Census { swapped: 1, ..census(1100, None) }), Some("partial"));
+        let swapped = |swapped| Census { pools: 10_000, swapped, ..census(1100, None) };
+        assert_eq!(known(&swapped(1)), Some("partial"));
+        assert_eq!(known(&swapped(20)), None);
     }
 
     #[test]

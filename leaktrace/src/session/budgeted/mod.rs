@@ -292,10 +292,10 @@ impl Budgeted {
     }
 
     /// Looks at everything for the last time. The target must still be there.
-    pub(super) fn look_at_all(&mut self, target: &Target, seen: &mut Aggregator) {
+    pub(super) fn look_at_all(&mut self, target: &Target, seen: &mut Aggregator, end_ns: u64) {
         let gaps = self.all_gaps();
         let mut sight = sight(&mut self.inspector, target);
-        self.sampling.look_at_all(&mut sight, seen, gaps);
+        self.sampling.look_at_all(&mut sight, seen, gaps, end_ns);
         self.older.look(&mut sight);
     }
 

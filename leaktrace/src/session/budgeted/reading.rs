@@ -2,12 +2,14 @@
 
 use std::time::Duration;
 
+use super::super::heap::HeapCheck;
 use super::super::recognise::Target;
+use super::super::recount::Counted;
 use super::super::types::{self, SiteTypes};
-use super::super::{Session, now_ns, recount};
-use super::{Budgeted, Earlier, sight};
+use super::super::{Session, recount};
+use super::earlier::{Earlier, says_more_than_windows};
+use super::{Budgeted, sight};
 use crate::aggregator::{Scale, Snapshot, allowances};
-use crate::cpython::census::Census;
 use crate::report::HeapPoint;
 
 impl Budgeted {
@@ -16,16 +18,26 @@ impl Budgeted {
         !self.windows.is_open() || self.windows.idle() >= recount::SLICE
     }
 
-    /// Counts the heap now and then, of which `start` is the first count.
-    fn count(&mut self, target: &Target, start: &Census, elapsed: Duration) {
-        let Some(census) = self.recount.tick(target, elapsed) else { return };
+    /// Counts the heap now and then.
+    fn count(&mut self, target: &Target, heap: &mut HeapCheck, elapsed: Duration) {
+        let Some(Counted { census, at, at_ns }) = self.recount.tick(target, heap, elapsed) else {
+            return;
+        };
+        // As long as everything is seen, nothing is to be set right; and an open window is to be looked at soon.
+        let Some(start) = heap.first().filter(|_| !self.is_whole() && !self.windows.is_open())
+        else {
+            return;
+        };
         self.older_looked_at = elapsed;
-        self.older.look(&mut sight(&mut self.inspector, target));
+        let mut sight = sight(&mut self.inspector, target);
+        self.older.look(&mut sight);
+        if !says_more_than_windows(start, &census) {
+            return;
+        }
         let (born, gone) = (self.older.born(start, &census), self.older.gone(start));
-        let sampled = &mut self.sampling.sampled;
-        let scale = sampled.scale(Some(&born));
-        sampled.mark(now_ns(), born);
-        self.earlier = Earlier::of(start, &census, scale, gone, elapsed).or(self.earlier.take());
+        let young = self.sampling.young(&mut sight);
+        let scale = self.sampling.sampled.mark(at_ns, born, young);
+        self.earlier = Some(Earlier::of(start, &census, scale, gone, at));
     }
 
     /// What the heap held over time, between the start and the end.
@@ -43,12 +55,9 @@ impl Session {
     /// Goes on with a count of the heap, if it is time for that.
     pub(super) fn count_between_windows(&mut self) {
         let Self { budgeted: Some(budgeted), target, heap, started, .. } = self else { return };
-        if budgeted.counts_next
-            && budgeted.has_time()
-            && let Some(start) = heap.first()
-        {
+        if budgeted.counts_next && budgeted.has_time() && heap.first().is_some() {
             budgeted.counts_next = false;
-            budgeted.count(target, start, started.elapsed());
+            budgeted.count(target, heap, started.elapsed());
         }
     }
 

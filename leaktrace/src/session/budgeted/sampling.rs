@@ -9,7 +9,7 @@ use rustc_hash::FxHashMap;
 use super::super::now_ns;
 use super::sight::Sight;
 use super::weights::Part;
-use crate::aggregator::{Aggregator, Domain, FIRST_LOOK_NS, Sample, Sampled, Weight};
+use crate::aggregator::{Aggregator, ClassSums, Domain, FIRST_LOOK_NS, Sample, Sampled, Weight};
 use crate::inspector::{Identity, Question};
 
 const SECOND_NS: u64 = 1_000_000_000;
@@ -50,6 +50,13 @@ struct Watched {
     weight: Weight,
     window: u32,
     born_ns: u64,
+}
+
+impl Watched {
+    const fn question(&self, address: u64) -> Question {
+        let &Self { size, is_raw, identity, held_none, .. } = self;
+        Question { address, size, is_raw, identity, held_none }
+    }
 }
 
 /// Whose frees go unseen now and then.
@@ -210,9 +217,36 @@ impl Sampling {
         self.watched.get(&address).is_some_and(|watched| watched.born_ns == born_ns)
     }
 
-    /// Looks at every block once more, the youngest too: the end has come.
-    pub(super) fn look_at_all(&mut self, sight: &mut Sight<'_>, seen: &mut Aggregator, gaps: Gaps) {
-        let (now_ns, began) = (now_ns(), Instant::now());
+    /// The weights of the blocks that live but are too young to have been looked at, by their size class.
+    pub(super) fn young(&self, sight: &mut Sight<'_>) -> ClassSums {
+        let is_young = |watched: &Watched| !watched.entered && watched.class > 0;
+        let young = self.watched.iter().filter(|(_, watched)| is_young(watched));
+        // Of many some, which stand for the others.
+        let step = young.clone().count().div_ceil(BATCH).max(1);
+        let asked: Vec<(Question, Watched)> = young
+            .step_by(step)
+            .map(|(&address, &watched)| (watched.question(address), watched))
+            .collect();
+        let questions: Vec<Question> = asked.iter().map(|(question, _)| *question).collect();
+        let mut sums = ClassSums::new();
+        for ((_, watched), answer) in asked.iter().zip(sight.look(&questions)) {
+            if !answer.is_gone() {
+                let Weight { births, dense } = watched.weight;
+                sums.entry(watched.class).or_default().add(births * step as u64, dense);
+            }
+        }
+        sums
+    }
+
+    /// Looks at every block once more, the youngest too: the end has come at `now_ns`.
+    pub(super) fn look_at_all(
+        &mut self,
+        sight: &mut Sight<'_>,
+        seen: &mut Aggregator,
+        gaps: Gaps,
+        now_ns: u64,
+    ) {
+        let began = Instant::now();
         let all: Vec<u64> = self.watched.keys().copied().collect();
         for some in all.chunks(BATCH) {
             // A report does not wait for ever; the others count as they did when they were looked at last.
@@ -230,10 +264,7 @@ impl Sampling {
         addresses: &[u64],
         (now_ns, gaps): (u64, Gaps),
     ) {
-        let question = |&address: &u64| {
-            let Watched { size, is_raw, identity, held_none, .. } = *self.watched.get(&address)?;
-            Some(Question { address, size, is_raw, identity, held_none })
-        };
+        let question = |&address: &u64| Some(self.watched.get(&address)?.question(address));
         let questions: Vec<Question> = addresses.iter().filter_map(question).collect();
         for (question, answer) in questions.iter().zip(sight.look(&questions)) {
             if !answer.is_gone() {

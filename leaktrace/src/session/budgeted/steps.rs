@@ -144,7 +144,7 @@ impl Session {
     ) -> Option<Estimated> {
         let budgeted = self.budgeted.as_mut()?;
         if is_there {
-            budgeted.look_at_all(&self.target, &mut self.aggregator);
+            budgeted.look_at_all(&self.target, &mut self.aggregator, self.window.end);
         }
         budgeted.estimate(&self.aggregator, &self.heap, end, self.window.end)
     }
