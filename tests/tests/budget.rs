@@ -157,7 +157,10 @@ fn a_leak_of_one_in_ten_thousand_comes_first_and_is_measured() {
     let first = report.sites().next().expect("there are sites");
     let growth = first.number("growth_blocks_per_s");
     let sampled = first.number("sampled_blocks");
-    println!("{kept:.0} kept a second, {growth:.0} found by {sampled} samples, {}", first.verdict());
+    println!(
+        "{kept:.0} kept a second, {growth:.0} found by {sampled} samples, {}",
+        first.verdict()
+    );
     assert_eq!(first.line(), leaking_line("hot.py"));
     assert!(matches!(first.verdict(), "leaking" | "growing"), "{:?}", first.0);
     assert!((growth / kept - 1.0).abs() < 0.15, "{growth} of {kept}");

@@ -134,7 +134,8 @@ mod tests {
             low_bytes: low * 10.0,
             births: live,
         };
-        let (sparse, dense) = ([point(2, 3, 0), point(5, 1, 1)], [point(3, 10, 0), point(5, 12, 9)]);
+        let (sparse, dense) =
+            ([point(2, 3, 0), point(5, 1, 1)], [point(3, 10, 0), point(5, 12, 9)]);
         let spots = joined(&sparse, (&dense, 0.5), [1, 4, 9].into_iter());
         assert_eq!(
             spots,

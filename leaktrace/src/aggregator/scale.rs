@@ -123,9 +123,8 @@ impl ClassWeights {
         for block in blocks.filter(|block| block.class > 0) {
             *all.entry(block.class).or_default() += scale.blocks(block);
         }
-        let level = |(&class, &all)| {
-            Some((class, levels.of_class(class, scale.dense, (passed_ns, all))?))
-        };
+        let level =
+            |(&class, &all)| Some((class, levels.of_class(class, scale.dense, (passed_ns, all))?));
         let levels = all.iter().filter_map(level).collect();
         Self { all, levels }
     }

@@ -228,12 +228,7 @@ impl Sites {
         index
     }
 
-    fn add(
-        &mut self,
-        stack: u32,
-        (domain, dense): (Domain, bool),
-        at_ns: u64,
-    ) -> Option<u32> {
+    fn add(&mut self, stack: u32, (domain, dense): (Domain, bool), at_ns: u64) -> Option<u32> {
         if stack != EMPTY_STACK && self.is_full() {
             return None;
         }

@@ -59,13 +59,7 @@ pub(super) struct Recount {
 
 impl Default for Recount {
     fn default() -> Self {
-        Self {
-            begun: None,
-            due: EVERY,
-            points: Vec::new(),
-            thinned: 0,
-            counts: 0,
-        }
+        Self { begun: None, due: EVERY, points: Vec::new(), thinned: 0, counts: 0 }
     }
 }
 

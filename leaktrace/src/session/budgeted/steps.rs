@@ -119,15 +119,8 @@ impl Session {
     }
 
     pub(in super::super) fn tick_budget(&mut self) {
-        let Self {
-            budgeted: Some(budgeted),
-            target,
-            aggregator,
-            cost,
-            programs,
-            started,
-            ..
-        } = self
+        let Self { budgeted: Some(budgeted), target, aggregator, cost, programs, started, .. } =
+            self
         else {
             return;
         };
