@@ -46,6 +46,6 @@ impl SymbolProbes {
     /// Hits so far.
     #[must_use]
     pub fn hits(&self) -> u64 {
-        self.programs.runs(Probe::Calibrate)
+        self.programs.runs(Probe::Calibrate).count
     }
 }

@@ -100,10 +100,10 @@ fn calls_of_a_c_program_are_counted_exactly_and_their_records_are_right() {
     drop(counting);
     let number = |name: &str| truth[name].as_u64().expect("a number");
     for (function, on_entry, _) in functions {
-        assert_count(&format!("c.{function}"), number(function), programs.runs(on_entry));
+        assert_count(&format!("c.{function}"), number(function), programs.runs(on_entry).count);
     }
     let blocks = number("allocate") + number("reallocate");
-    assert_count("c.returns", blocks, programs.runs(Probe::RawReturn));
+    assert_count("c.returns", blocks, programs.runs(Probe::RawReturn).count);
     let sums = Sums::drain(&mut programs);
     assert_count("c.allocations", blocks, sums.allocations);
     assert_count("c.frees", number("release") + number("reallocate"), sums.frees);

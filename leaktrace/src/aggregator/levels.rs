@@ -199,7 +199,10 @@ impl Level {
                 before + (next - before) * part
             }
             (Some(&(_, last)), None) => last,
-            (None, Some(&(_, first))) if self.at_first > 0.0 => first * (all / self.at_first),
+            // Not more: samples that were wrong went before they could be set right.
+            (None, Some(&(_, first))) if self.at_first > 0.0 => {
+                first * (all / self.at_first).min(1.0)
+            }
             (None, Some(&(to, first))) => first * at_ns as f64 / to.max(1) as f64,
             (None, None) => 0.0,
         }

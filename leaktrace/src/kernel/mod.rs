@@ -17,7 +17,7 @@ mod windows;
 
 pub use btf::PidOffsets;
 pub use probe::Probe;
-pub use programs::Programs;
+pub use programs::{Programs, Runs};
 pub use ring::{Drained, Mark};
 pub use windows::Windows;
 

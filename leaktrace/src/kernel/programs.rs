@@ -29,6 +29,15 @@ const SMALLEST_RING: u32 = 4096;
 /// Names a file with another object to load: how the tests run on one that was just built.
 const OBJECT_VARIABLE: &str = "LEAKTRACE_BPF_OBJECT";
 
+/// Runs of a program that the kernel measured.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Runs {
+    /// How many.
+    pub count: u64,
+    /// How long they took together, in nanoseconds.
+    pub ns: u64,
+}
+
 /// The loaded programs. Dropping them detaches every probe.
 pub struct Programs {
     pub(super) ebpf: Ebpf,
@@ -258,18 +267,20 @@ impl Programs {
     /// measured run. Runs are measured only while BPF statistics are switched on.
     #[must_use]
     pub fn mean_run_ns(&self, probe: Probe) -> Option<f64> {
-        let program: &UProbe = self.ebpf.program(probe.name())?.try_into().ok()?;
-        let info = program.info().ok()?;
-        let runs = info.run_count();
-        (runs > 0).then(|| info.run_time().as_nanos() as f64 / runs as f64)
+        let Runs { count, ns } = self.runs(probe);
+        (count > 0).then(|| ns as f64 / count as f64)
     }
 
-    /// Runs of `probe`, as far as the kernel counted them: see [`super::measure_runs`].
+    /// Runs of `probe`, as far as the kernel measured them: see [`super::measure_runs`].
     #[must_use]
-    pub fn runs(&self, probe: Probe) -> u64 {
+    pub fn runs(&self, probe: Probe) -> Runs {
         let program: Option<&UProbe> =
             self.ebpf.program(probe.name()).and_then(|program| program.try_into().ok());
-        program.and_then(|program| program.info().ok()).map_or(0, |info| info.run_count())
+        let info = program.and_then(|program| program.info().ok());
+        info.map_or_else(Runs::default, |info| Runs {
+            count: info.run_count(),
+            ns: u64::try_from(info.run_time().as_nanos()).unwrap_or(u64::MAX),
+        })
     }
 
     /// Instructions that the verifier walked through for `probe` (kernel 5.16 and newer).

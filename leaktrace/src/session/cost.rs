@@ -6,26 +6,32 @@
 //! costs the target afterwards, by cold caches and mispredicted branches, is not in it: on a loop of nothing but
 //! allocations and frees the estimate was 95 % where 99 % of the time went into tracing.
 
+use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use super::attach::Attached;
 use crate::gate::point::Cost;
 use crate::kernel::calibrate::EmptyHit;
-use crate::kernel::{Probe, Programs};
+use crate::kernel::{Probe, Programs, Runs};
 
 /// How long the programs' runs are measured at a time.
 const MEASURED_FOR: Duration = Duration::from_millis(200);
 
-/// How often they are measured.
+/// How often they are measured, and how often until [`ENOUGH_SPELLS`] were.
 const MEASURED_EVERY: Duration = Duration::from_secs(2);
+const MEASURED_FIRST_EVERY: Duration = Duration::from_millis(100);
+const ENOUGH_SPELLS: usize = 3;
+
+/// Spells of measuring that count: the latest.
+const MOST_SPELLS: usize = 5;
 
 /// A hit and a run, where nothing was measured yet.
 const SOME_HIT_NS: f64 = 1_000.0;
 const SOME_RUN_NS: f64 = 1_500.0;
 
-/// Runs from which on their mean says something.
-const ENOUGH_RUNS: u64 = 200;
+/// Runs from which on the mean of a spell says something.
+const ENOUGH_RUNS: u64 = 50;
 
 /// The estimate of the cost, as far as it is known.
 #[derive(Debug, Default)]
@@ -35,6 +41,31 @@ pub(super) struct CostMeter {
     stepped: Vec<Probe>,
     statistics: Option<OwnedFd>,
     changes_at: Duration,
+    /// What had been measured of each probe when the spell began.
+    before: Vec<(Probe, Runs)>,
+    prices: Prices,
+    raw_prices: Prices,
+}
+
+/// What a hit cost in each of the latest spells in which it was measured.
+#[derive(Debug, Default)]
+struct Prices(VecDeque<f64>);
+
+impl Prices {
+    fn add(&mut self, price_ns: f64) {
+        if self.0.len() == MOST_SPELLS {
+            self.0.pop_front();
+        }
+        self.0.push_back(price_ns);
+    }
+
+    /// The one in the middle, of an even number the lower: a host that takes the processor away in the middle of a run, for
+    /// as long as thousands of others take, spoils one spell.
+    fn usual(&self) -> Option<f64> {
+        let mut prices: Vec<f64> = self.0.iter().copied().collect();
+        prices.sort_unstable_by(f64::total_cmp);
+        prices.get(prices.len().saturating_sub(1) / 2).copied()
+    }
 }
 
 impl CostMeter {
@@ -68,37 +99,46 @@ impl CostMeter {
         traps.reduce(f64::max).unwrap_or(SOME_HIT_NS) + SOME_RUN_NS
     }
 
-    /// What a hit costs on average; `None` before any was measured.
-    pub(super) fn hit_ns(&self, programs: &Programs) -> Option<f64> {
-        self.price_ns(programs, |_| true)
+    /// What a hit usually costs; `None` before enough of them were measured.
+    pub(super) fn hit_ns(&self) -> Option<f64> {
+        self.prices.usual()
     }
 
     /// The same of raw functions, whose allocations have a probe on their return as well.
-    pub(super) fn raw_hit_ns(&self, programs: &Programs) -> Option<f64> {
-        self.price_ns(programs, Probe::is_raw)
+    pub(super) fn raw_hit_ns(&self) -> Option<f64> {
+        self.raw_prices.usual()
     }
 
+    /// What a hit cost since the spell began.
     fn price_ns(&self, programs: &Programs, of: impl Fn(Probe) -> bool) -> Option<f64> {
         let (mut entries, mut spent) = (0, 0.0);
-        for probe in Probe::of_targets().filter(|&probe| of(probe)) {
-            let runs = programs.runs(probe);
-            spent +=
-                runs as f64 * (self.trap_ns(probe)? + programs.mean_run_ns(probe).unwrap_or(0.0));
+        for &(probe, before) in self.before.iter().filter(|(probe, _)| of(*probe)) {
+            let now = programs.runs(probe);
+            let count = now.count.saturating_sub(before.count);
+            spent += count as f64 * self.trap_ns(probe)? + now.ns.saturating_sub(before.ns) as f64;
             if !probe.is_return() {
-                entries += runs;
+                entries += count;
             }
         }
         (entries >= ENOUGH_RUNS).then(|| spent / entries as f64)
     }
 
     /// Switches the kernel's measuring on and off; `elapsed` since the start of the session.
-    pub(super) fn tick(&mut self, elapsed: Duration) {
+    pub(super) fn tick(&mut self, programs: &Programs, elapsed: Duration) {
         if elapsed < self.changes_at {
             return;
         }
         if self.statistics.take().is_some() {
-            self.changes_at = elapsed + MEASURED_EVERY;
+            let prices =
+                [self.price_ns(programs, |_| true), self.price_ns(programs, Probe::is_raw)];
+            for (price, all) in prices.into_iter().zip([&mut self.prices, &mut self.raw_prices]) {
+                price.into_iter().for_each(|price| all.add(price));
+            }
+            let few = self.prices.0.len() < ENOUGH_SPELLS;
+            self.changes_at = elapsed + if few { MEASURED_FIRST_EVERY } else { MEASURED_EVERY };
         } else {
+            let runs = |probe| (probe, programs.runs(probe));
+            self.before = Probe::of_targets().map(runs).collect();
             self.statistics = crate::kernel::measure_runs();
             self.changes_at = elapsed + MEASURED_FOR;
         }
@@ -122,5 +162,24 @@ impl CostMeter {
         let elapsed = elapsed.as_nanos() as f64;
         // Threads that run in parallel can spend more than the time that passes; more than all of it is not said.
         (elapsed > 0.0).then(|| (100.0 * spent / elapsed).min(100.0))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Prices;
+
+    #[test]
+    fn a_spell_in_which_the_host_took_the_processor_away_does_not_count() {
+        let mut prices = Prices::default();
+        assert_eq!(prices.usual(), None);
+        prices.add(30_000.0);
+        assert_eq!(prices.usual(), Some(30_000.0));
+        prices.add(1_000.0);
+        assert_eq!(prices.usual(), Some(1_000.0));
+        prices.add(1_200.0);
+        assert_eq!(prices.usual(), Some(1_200.0));
+        (0..5).for_each(|_| prices.add(2_000.0));
+        assert_eq!(prices.usual(), Some(2_000.0), "a host that became slower is believed");
     }
 }

@@ -172,7 +172,7 @@ impl Session {
         }
         self.aggregator.set_losses(lost(&counters));
         self.aggregator.sample(now_ns());
-        self.cost.tick(self.started.elapsed());
+        self.cost.tick(&self.programs, self.started.elapsed());
         self.children.tick(&mut self.programs, &self.attached.gate);
         if self.budgeted.is_some() {
             self.tick_budget();

@@ -273,13 +273,12 @@ impl Budgeted {
         target: &Target,
         seen: &mut Aggregator,
         cost: &CostMeter,
-        programs: &Programs,
         elapsed: Duration,
     ) {
-        if let Some(ns) = cost.hit_ns(programs) {
+        if let Some(ns) = cost.hit_ns() {
             self.windows.controller.set_hit_ns(ns);
         }
-        if let Some(ns) = cost.raw_hit_ns(programs) {
+        if let Some(ns) = cost.raw_hit_ns() {
             self.windows.raw_hit_ns = Some(ns);
         }
         let gaps = self.all_gaps();

@@ -119,12 +119,10 @@ impl Session {
     }
 
     pub(in super::super) fn tick_budget(&mut self) {
-        let Self { budgeted: Some(budgeted), target, aggregator, cost, programs, started, .. } =
-            self
-        else {
+        let Self { budgeted: Some(budgeted), target, aggregator, cost, started, .. } = self else {
             return;
         };
-        budgeted.tick(target, aggregator, cost, programs, started.elapsed());
+        budgeted.tick(target, aggregator, cost, started.elapsed());
         budgeted.counts_next = true;
     }
 
