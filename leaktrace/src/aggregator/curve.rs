@@ -1,6 +1,5 @@
 //! What lives of a sampled site along the axis, by the weights of its samples.
 
-use super::TICK_NS;
 use super::series::Point;
 
 /// A site at the end of one interval.
@@ -89,26 +88,6 @@ pub(super) fn joined(
         now[0].and(now[1])
     };
     indices.into_iter().map(spot).collect()
-}
-
-/// Adds each live block, which counts from a tick on and stands for so many, at the point of the interval of that tick: so what
-/// survives is held against what was counted at the same time.
-pub(super) fn add_survivors(points: &mut [Point], mut blocks: Vec<(u32, f64)>, interval_ns: u64) {
-    blocks.sort_unstable_by_key(|&(tick, _)| tick);
-    let mut sums = vec![0.0; points.len()];
-    let mut at = 0;
-    for (tick, weight) in blocks {
-        let index = u64::from(tick) * TICK_NS / interval_ns;
-        while points.get(at + 1).is_some_and(|next| u64::from(next.index) <= index) {
-            at += 1;
-        }
-        if let Some(sum) = sums.get_mut(at) {
-            *sum += weight;
-        }
-    }
-    for (point, sum) in points.iter_mut().zip(sums) {
-        point.survivors = sum.round() as u32;
-    }
 }
 
 #[cfg(test)]

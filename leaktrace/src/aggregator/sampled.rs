@@ -9,16 +9,16 @@ use std::collections::BTreeMap;
 
 use rustc_hash::FxHashMap;
 
-use super::curve::{self, Spot};
+use super::curve::{Spot, joined};
 use super::domain::Domain;
 use super::drawn::DrawnBlock;
 use super::levels::{ClassSums, Levels};
 use super::rate::Rate;
-use super::scale::{ClassWeights, Scale};
+use super::scale::{ClassWeights, Scale, effective};
 use super::series::{self, Axis, Point};
 use super::site::Weight;
 use super::sites::{Sites, points_until_now};
-use super::snapshot::{SiteSnapshot, Snapshot, ages};
+use super::snapshot::{SiteSnapshot, Snapshot, add_survivors, ages};
 use super::{Counts, TICK_NS};
 use crate::stack::Stack;
 
@@ -272,12 +272,14 @@ impl Sampled {
             spot.point(if spot.live > 0.0 { rate } else { 0.0 }, factor)
         };
         let mut points: Vec<Point> = spots.iter().map(point).collect();
+        // Held against what was counted at the same time: from when they count, not from their birth.
         let survivor = |block: &&Survivor| (block.counts_from, scale.window(block) * factor);
-        let survivors = blocks.iter().map(survivor).collect();
-        curve::add_survivors(&mut points, survivors, self.axis.interval_ns);
+        let mut survivors: Vec<(u32, f64)> = blocks.iter().map(survivor).collect();
+        survivors.sort_unstable_by_key(|&(tick, _)| tick);
+        add_survivors(&mut points, survivors, self.axis.interval_ns);
         let mut born: Vec<u32> = blocks.iter().map(|block| block.born).collect();
         born.sort_unstable();
-        let effective = weights.effective(blocks, scale);
+        let effective = effective(blocks, &parts, scale);
         let rates = self.growth(&points, &born, (scaled, bytes), effective, passed_ns);
         shown.points = points;
         shown.ages_ns = ages(&born, passed_ns);
@@ -313,7 +315,7 @@ impl Sampled {
         let end = (blocks > 0).then_some(passed_ns);
         let index = |at_ns: u64| (at_ns.min(passed_ns) / self.axis.interval_ns) as u32;
         let more = marks.chain(end).map(index);
-        curve::joined(&points[0], (&points[1], scale.dense), more)
+        joined(&points[0], (&points[1], scale.dense), more)
     }
 
     /// Blocks and bytes by which a site grew a second: what lives in the end. Of a count that only adds up, this uses all

@@ -95,7 +95,8 @@ pub(super) struct ClassWeights {
 pub(super) struct ClassPart<'a> {
     /// Its share of the site's samples, by what their windows stand for.
     part: f64,
-    /// How many blocks a sample with a weight of one stands for in the end.
+    /// How many blocks that is in the end, and a sample with a weight of one.
+    own: f64,
     scale: f64,
     /// The site's share of the class.
     share: f64,
@@ -140,37 +141,29 @@ impl ClassWeights {
         let sum: f64 = classes.values().map(|sums| sums.0).sum();
         let part = |(class, (weight, own)): (u64, (f64, f64))| ClassPart {
             part: if sum > 0.0 { weight / sum } else { 0.0 },
+            own,
             scale: if weight > 0.0 { own / weight } else { scale.others },
             share: self.all.get(&class).map_or(0.0, |all| own / all.max(1e-9)),
             level: self.levels.get(&class),
         };
         classes.into_iter().map(part).collect()
     }
-
-    /// See [`Sampling::effective`](super::Sampling::effective). Blocks of one window are one draw.
-    pub(super) fn effective(&self, blocks: &[&Survivor], scale: &Scale) -> f64 {
-        let sum: f64 = blocks.iter().map(|block| scale.blocks(block)).sum();
-        if sum <= 0.0 {
-            return 0.0;
-        }
-        let mut windows: FxHashMap<u32, f64> = FxHashMap::default();
-        for block in blocks {
-            *windows.entry(block.window).or_default() += scale.blocks(block);
-        }
-        let squares: f64 = windows.values().map(|weight| weight * weight).sum();
-        let share = |(class, own): (&u64, &f64)| own / sum * own / self.all[class].max(1e-9);
-        let share: f64 = by_class(blocks, scale).iter().map(share).sum();
-        sum * sum / squares / (1.0 - share).max(LEAST_REST)
-    }
 }
 
-/// What blocks stand for in each size class.
-fn by_class(blocks: &[&Survivor], scale: &Scale) -> BTreeMap<u64, f64> {
-    let mut classes: BTreeMap<u64, f64> = BTreeMap::new();
-    for block in blocks.iter().filter(|block| block.class > 0) {
-        *classes.entry(block.class).or_default() += scale.blocks(block);
+/// See [`Sampling::effective`](super::Sampling::effective): of the blocks of a site, whose size classes are `parts`. Blocks of
+/// one window are one draw.
+pub(super) fn effective(blocks: &[&Survivor], parts: &[ClassPart<'_>], scale: &Scale) -> f64 {
+    let sum: f64 = parts.iter().map(|part| part.own).sum();
+    if sum <= 0.0 {
+        return 0.0;
     }
-    classes
+    let mut windows: FxHashMap<u32, f64> = FxHashMap::default();
+    for block in blocks {
+        *windows.entry(block.window).or_default() += scale.blocks(block);
+    }
+    let squares: f64 = windows.values().map(|weight| weight * weight).sum();
+    let share: f64 = parts.iter().map(|part| part.own / sum * part.share).sum();
+    sum * sum / squares / (1.0 - share).max(LEAST_REST)
 }
 
 /// However much of a size class is a site's, the heap's count is no better than that.

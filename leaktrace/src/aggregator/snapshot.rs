@@ -86,7 +86,7 @@ impl Aggregator {
 
     fn shown(&self, site: &Site, born: &[u32], at_ns: u64) -> SiteSnapshot {
         let mut points = points_until_now(site, self.axis.open);
-        count_survivors(&mut points, born, self.axis.interval_ns);
+        add_survivors(&mut points, born.iter().map(|&tick| (tick, 1.0)), self.axis.interval_ns);
         SiteSnapshot {
             stack: self.sites.stack(site).clone(),
             domain: site.domain,
@@ -135,17 +135,26 @@ impl Births {
     }
 }
 
-/// Counts each live block at the point of the interval in which it was born.
-pub(super) fn count_survivors(points: &mut [Point], born: &[u32], interval_ns: u64) {
+/// Adds each live block, which counts from a tick on and stands for so many, at the point of the interval of that tick. The
+/// ticks ascend.
+pub(super) fn add_survivors(
+    points: &mut [Point],
+    blocks: impl IntoIterator<Item = (u32, f64)>,
+    interval_ns: u64,
+) {
+    let mut sums = vec![0.0; points.len()];
     let mut at = 0;
-    for &tick in born {
+    for (tick, blocks) in blocks {
         let index = u64::from(tick) * TICK_NS / interval_ns;
         while points.get(at + 1).is_some_and(|next| u64::from(next.index) <= index) {
             at += 1;
         }
-        if let Some(point) = points.get_mut(at) {
-            point.survivors = point.survivors.saturating_add(1);
+        if let Some(sum) = sums.get_mut(at) {
+            *sum += blocks;
         }
+    }
+    for (point, sum) in points.iter_mut().zip(sums) {
+        point.survivors = sum.round() as u32;
     }
 }
 

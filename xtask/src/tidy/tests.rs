@@ -73,6 +73,7 @@ fn what_counts_and_judges_does_not_know_the_kernel() {
 
 #[test]
 fn unsafe_code_stays_on_the_kernel_side() {
+    // Where it may be, clippy asks for the SAFETY comment; where it may not, none helps.
     let text = "//! Reads.\n#![deny(unsafe_code)]\nfn f() { unsafe { g() } }\n";
     assert_tidy("leaktrace-ebpf/src/target.rs", text);
     assert_tidy("leaktrace/src/kernel/ring.rs", text);

@@ -8,7 +8,7 @@ use super::super::layout::Layout;
 use super::super::root::Root;
 use super::super::runtime::Runtime;
 use super::super::version;
-use super::{Arrays, Census, Counting, Resident, Wanted};
+use super::{Arrays, Census, CensusError, Counting, Resident, Wanted};
 use crate::target::memory::ProcessMemory;
 use crate::target::module::Module;
 
@@ -28,25 +28,57 @@ os.read(0, 1)
 /// Blocks of a class by which the two may differ: the calls between the statistics and the rest make and free some.
 const SLACK: u64 = 3;
 
+/// A heap that is counted.
+struct Heap {
+    memory: ProcessMemory,
+    module: Module,
+    layout: Layout,
+    interpreters: Vec<u64>,
+    resident: Resident,
+    arrays: Arrays,
+}
+
+impl Heap {
+    fn of(pid: u32, minor: u8) -> Self {
+        let layout = Layout::for_version(3, minor).expect("there is one");
+        let module = Module::find(pid).expect("it runs");
+        let memory = ProcessMemory::open(pid).expect("it runs");
+        let version = version::find(&module, &memory).expect("it is supported");
+        let root = Root::find(&module, &version);
+        let found = root.ok().and_then(|root| Runtime::read(&memory, &layout, root));
+        let interpreters = found.map(|found| found.interpreters).unwrap_or_default();
+        let (resident, arrays) = (Resident::of(pid), Arrays::default());
+        Self { memory, module, layout, interpreters, resident, arrays }
+    }
+
+    fn count(&mut self) -> Result<Census, CensusError> {
+        let Self { memory, module, layout, interpreters, resident, arrays } = self;
+        Census::take(memory, module, layout, interpreters, arrays, resident)
+    }
+
+    /// Counts so many pools at most, in parts as short as can be: one batch each. Returns how many parts it took.
+    fn count_some(&mut self, most_pools: u64, random: &mut dyn FnMut() -> u64) -> (Census, u32) {
+        let Self { memory, module, layout, interpreters, resident, arrays } = self;
+        let wanted = Wanted { most_pools, random };
+        let mut counting = Counting::begin(memory, module, layout, interpreters, arrays, wanted)
+            .expect("it holds memory");
+        let mut parts = 1;
+        while !counting.go_on(memory, layout, resident, Duration::from_nanos(1)) {
+            parts += 1;
+        }
+        (counting.finish(layout), parts)
+    }
+}
+
 #[test]
 fn a_census_is_what_the_interpreter_says_of_each_class() {
     for python in interpreters::all() {
         let mut script = python.start(SCRIPT);
         let said = classes(&script.lines());
         assert!(said.len() > 20, "{} said nothing", python.name());
-        let layout = Layout::for_version(3, python.minor).expect("there is one");
-        let module = Module::find(script.pid()).expect("it runs");
-        let memory = ProcessMemory::open(script.pid()).expect("it runs");
-        let version = version::find(&module, &memory).expect("it is supported");
-        let root = Root::find(&module, &version);
-        let found = root.ok().and_then(|root| Runtime::read(&memory, &layout, root));
-        let interpreters = found.map(|found| found.interpreters).unwrap_or_default();
-        let resident = Resident::of(script.pid());
-        let mut arrays = Arrays::default();
+        let mut heap = Heap::of(script.pid(), python.minor);
         for round in 0..2 {
-            let census =
-                Census::take(&memory, &module, &layout, &interpreters, &mut arrays, &resident)
-                    .unwrap_or_else(|error| panic!("{}: {error}", python.name()));
+            let census = heap.count().unwrap_or_else(|error| panic!("{}: {error}", python.name()));
             note(&format!(
                 "{} round {round}: {} blocks, {} pools, {} arenas, {:?}",
                 python.name(),
@@ -73,29 +105,9 @@ fn some_pools_stand_for_all_within_the_interval() {
     let Some(python) = interpreters::all().pop() else { return };
     let mut script = python.start(SCRIPT);
     let _said = script.lines();
-    let layout = Layout::for_version(3, python.minor).expect("there is one");
-    let module = Module::find(script.pid()).expect("it runs");
-    let memory = ProcessMemory::open(script.pid()).expect("it runs");
-    let version = version::find(&module, &memory).expect("it is supported");
-    let root = Root::find(&module, &version);
-    let found = root.ok().and_then(|root| Runtime::read(&memory, &layout, root));
-    let interpreters = found.map(|found| found.interpreters).unwrap_or_default();
-    let resident = Resident::of(script.pid());
-    let mut arrays = Arrays::default();
+    let mut heap = Heap::of(script.pid(), python.minor);
     let mut generator = fastrand::Rng::with_seed(3);
-    let mut count = |most_pools| {
-        let mut random = || generator.u64(..);
-        let wanted = Wanted { most_pools, random: &mut random };
-        let mut counting =
-            Counting::begin(&memory, &module, &layout, &interpreters, &mut arrays, wanted)
-                .expect("it holds memory");
-        let mut parts = 1;
-        // Each part is as short as can be: one batch.
-        while !counting.go_on(&memory, &layout, &resident, Duration::from_nanos(1)) {
-            parts += 1;
-        }
-        (counting.finish(&layout), parts)
-    };
+    let mut count = |most_pools| heap.count_some(most_pools, &mut || generator.u64(..));
     let (whole, parts) = count(u64::MAX);
     assert!(parts > 2 && whole.sampled.is_none(), "{parts}");
     assert_eq!(whole.pools, count(whole.pools).0.pools);
