@@ -7,6 +7,7 @@ mod disassembly;
 mod doctor;
 mod figures;
 mod library;
+mod limit;
 mod programs;
 mod python;
 mod server;

@@ -6,7 +6,9 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
+use procfs::process::Process;
+use rustix::fd::OwnedFd;
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open, pidfd_send_signal};
 
 use crate::PATIENCE;
 use crate::target::workloads;
@@ -101,8 +103,10 @@ impl Drop for Server {
     }
 }
 
-/// Ends a process with its workers, which only a signal that it can catch makes it do; if it does not, it is killed.
+/// Ends a process with its workers, which only a signal that it can catch makes it do. What of them does not end is
+/// killed.
 pub fn end(child: &mut Child) {
+    let workers = descendants(child.id());
     if let Some(pid) = Pid::from_raw(child.id().cast_signed()) {
         let _ = kill_process(pid, Signal::TERM);
     }
@@ -113,6 +117,23 @@ pub fn end(child: &mut Child) {
         }
         std::thread::sleep(Duration::from_millis(20));
     }
+    for worker in workers {
+        // Most have ended.
+        let _ = pidfd_send_signal(&worker, Signal::KILL);
+    }
+}
+
+/// The processes that a process has started, and those that they have.
+fn descendants(pid: u32) -> Vec<OwnedFd> {
+    let tasks = Process::new(pid.cast_signed()).and_then(|process| process.tasks());
+    let children = tasks.into_iter().flatten().flatten().filter_map(|task| task.children().ok());
+    let mut found = Vec::new();
+    for child in children.flatten() {
+        let process = Pid::from_raw(child.cast_signed());
+        found.extend(process.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok()));
+        found.extend(descendants(child));
+    }
+    found
 }
 
 /// Says that it is done when it is dropped, by a panic as well.

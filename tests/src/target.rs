@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use crate::Python;
+use crate::limit::{LONGEST, Limit};
 
 /// A workload, waiting to be told to go on. It is ended when it is dropped.
 #[derive(Debug)]
@@ -97,6 +98,7 @@ impl Target {
     /// # Panics
     /// Its output cannot be read.
     pub fn line(&mut self) -> String {
+        let _limit = Limit::on(&self.child, LONGEST);
         let mut line = String::new();
         self.stdout.read_line(&mut line).expect("the workload writes");
         line
@@ -109,7 +111,7 @@ impl Target {
     #[must_use]
     pub fn finish(mut self) -> std::process::ExitStatus {
         self.tell("quit");
-        self.child.wait().expect("it can be waited for")
+        self.wait()
     }
 
     /// Waits for its end, of which it was told already; returns its exit status.
@@ -118,6 +120,7 @@ impl Target {
     /// It cannot be waited for.
     #[must_use]
     pub fn wait(mut self) -> std::process::ExitStatus {
+        let _limit = Limit::on(&self.child, LONGEST);
         self.child.wait().expect("it can be waited for")
     }
 

@@ -9,6 +9,9 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
+use crate::PATIENCE;
+use crate::limit::{LONGEST, Limit};
+
 /// A leaktrace that traces. It is killed when it is dropped.
 #[derive(Debug)]
 pub struct Tracer {
@@ -109,10 +112,7 @@ impl Tracer {
     /// # Panics
     /// It does not come.
     pub fn wait_until_tracing(&mut self) {
-        while !self.said.lines().any(|line| line.starts_with("tracing ")) {
-            let read = self.stderr.read_line(&mut self.said).expect("its stderr can be read");
-            assert!(read > 0, "leaktrace gave up: {}", self.said);
-        }
+        self.wait_until_tracing_all(1);
     }
 
     /// Waits until so many processes are traced in all, by `--follow`.
@@ -120,6 +120,7 @@ impl Tracer {
     /// # Panics
     /// It does not come to that.
     pub fn wait_until_tracing_all(&mut self, processes: usize) {
+        let _limit = Limit::on(&self.child, PATIENCE);
         while self.said.lines().filter(|line| line.starts_with("tracing ")).count() < processes {
             let read = self.stderr.read_line(&mut self.said).expect("its stderr can be read");
             assert!(read > 0, "leaktrace gave up: {}", self.said);
@@ -183,6 +184,7 @@ impl Tracer {
     #[must_use]
     pub fn ended(mut self) -> Ended {
         let start = Instant::now();
+        let _limit = Limit::on(&self.child, LONGEST);
         let mut printed = String::new();
         let mut stdout = BufReader::new(self.child.stdout.take().expect("it is piped"));
         // A report in JSON is one line. The probes are taken off behind it.

@@ -79,7 +79,9 @@ fn the_leaking_line_is_named_for_every_process_of_a_celery_pool() {
     let followed = tracer.stop();
     let line = leaking_line("celery_app.py");
     let processes = followed.0["processes"].as_array().expect("an array");
-    for pid in worker.pool() {
+    let pool = worker.pool();
+    assert_eq!(pool.len(), POOL, "the worker lost processes of its pool");
+    for pid in pool {
         let own = processes.iter().find(|it| it["target"]["pid"] == pid).expect("it was traced");
         let own = Report(own.clone());
         let site = own.sites().find(|site| site.line() == line).expect("it allocates");

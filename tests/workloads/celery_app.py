@@ -4,11 +4,27 @@ its pool holds more and more itself."""
 import os
 import sys
 import time
+import uuid
 
 from celery import Celery
+from kombu.transport import filesystem
+from kombu.utils.json import dumps
 
 KEPT = []
 FOLDER = os.environ["LEAKTRACE_QUEUE"]
+
+
+def put_whole(self, queue, payload, **kwargs):
+    """A message in the queue under its name only when it is all there: kombu's own way lets the worker take a file that is
+    still empty, of which it dies."""
+    name = f"{time.monotonic_ns():020}_{uuid.uuid4()}"
+    unfinished = os.path.join(self.data_folder_out, f"{name}.unfinished")
+    with open(unfinished, "w") as file:
+        file.write(dumps(payload))
+    os.rename(unfinished, os.path.join(self.data_folder_out, f"{name}.{queue}.msg"))
+
+
+filesystem.Channel._put = put_whole
 
 app = Celery("celery_app", broker="filesystem://")
 app.conf.broker_transport_options = {

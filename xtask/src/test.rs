@@ -19,6 +19,9 @@ use crate::{matrix, setup, shell, tidy, vm};
 pub(crate) const ABOUT: &str =
     "run every check and test: [--fast] for those without root, kernel and BPF toolchain";
 
+/// Longest time for a program of tests, as `timeout` takes it: several times what the longest takes.
+const LONGEST: &str = "25m";
+
 /// What a step did: how many tests it ran, for those that run some.
 type Ran = Option<u64>;
 
@@ -165,13 +168,14 @@ fn unit_test_command() -> Result<Command> {
     Ok(cargo)
 }
 
-/// Makes tests fail that cannot run, since the set-up has made sure that all can, and runs them as root.
+/// Makes tests fail that cannot run, since the set-up has made sure that all can, and runs them as root; a program of
+/// tests that does not come to an end is killed.
 fn required(cargo: &mut Command) -> Result<&mut Command> {
     cargo.env("LEAKTRACE_E2E", "required");
-    if !shell::is_root()? {
-        // Cargo and what it builds stay the user's own; only the test programs run as root.
-        cargo.env("CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER", "sudo -E");
-    }
+    // Cargo and what it builds stay the user's own; only the test programs run as root.
+    let root = if shell::is_root()? { "" } else { "sudo -E " };
+    let runner = format!("{root}timeout --foreground --verbose --kill-after=60s {LONGEST}");
+    cargo.env("CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER", runner);
     Ok(cargo)
 }
 
