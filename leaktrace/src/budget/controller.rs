@@ -9,10 +9,10 @@ use super::Account;
 
 /// What one window may cost, where the budget does not ask for less or more often: nobody notices that a request took
 /// so much longer.
-const WINDOW_NS: f64 = 200_000.0;
+const WINDOW_NS: f64 = 250_000.0;
 
 /// Windows are not cut into smaller ones than that come so often.
-const SPACING_NS: f64 = 20e6;
+const SPACING_NS: f64 = 25e6;
 
 /// The longest window at the largest budgets.
 const LONGEST_NS: f64 = 1e6;

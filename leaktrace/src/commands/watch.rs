@@ -10,6 +10,9 @@ use crate::session::{Session, SessionError};
 /// How often records are taken from the kernel side. Its ring buffer bridges seconds.
 const DRAIN_EVERY: Duration = Duration::from_millis(10);
 
+/// The same where most of them are taken at the end of a window. Being woken costs as much as what is done then.
+const DRAIN_BETWEEN_WINDOWS: Duration = Duration::from_millis(30);
+
 /// How often the session looks after everything else.
 const TICK_EVERY: Duration = Duration::from_millis(100);
 
@@ -23,13 +26,15 @@ pub(super) async fn until_end(
     mut look: impl FnMut(&mut Session),
 ) -> Result<End, SessionError> {
     tokio::pin!(stop);
-    let mut next_tick = Instant::now();
+    let (mut next_tick, mut next_drain) = (Instant::now(), Instant::now());
+    let every = session.idle().map_or(DRAIN_EVERY, |_| DRAIN_BETWEEN_WINDOWS);
     loop {
-        // What outlived a window is looked at before its records are counted.
-        if !session.is_in_window() {
-            session.drain();
-        }
         let now = Instant::now();
+        // What outlived a window is looked at before its records are counted.
+        if now >= next_drain && !session.is_in_window() {
+            let is_more = session.drain() > 0;
+            next_drain = if is_more { now } else { now + every };
+        }
         if now >= next_tick {
             if let Some(end) = session.tick()? {
                 return Ok(end);
@@ -41,7 +46,7 @@ pub(super) async fn until_end(
             return Ok(End::Lost);
         }
         look(session);
-        let nap = session.idle().unwrap_or(DRAIN_EVERY).min(DRAIN_EVERY);
+        let nap = session.idle().unwrap_or(every).min(every);
         tokio::select! {
             biased;
             end = &mut stop => return Ok(end),

@@ -12,8 +12,12 @@ use super::recognise::Target;
 use crate::cpython::census::{Census, Counting, Resident, Wanted};
 use crate::report::HeapPoint;
 
-/// From the end of a count to the next one.
+/// From the end of a count to the next one, at first; later so large a share of the trace until then.
 const EVERY: Duration = Duration::from_secs(2);
+const LATER: u32 = 30;
+
+/// That at most.
+const SELDOM: Duration = Duration::from_secs(20);
 
 /// How much later the next one comes, by how long it took: half a percent of one core.
 const SPACING: u32 = 200;
@@ -85,7 +89,8 @@ impl Recount {
         }
         let Begun { counting, at, at_ns } = self.begun.take()?;
         let census = counting.finish(&target.layout);
-        self.due = elapsed + EVERY.max(census.took.saturating_mul(SPACING));
+        let later = (elapsed / LATER).clamp(EVERY, SELDOM);
+        self.due = elapsed + later.max(census.took.saturating_mul(SPACING));
         tracing::debug!("recount: {} bytes in {:?}", census.live_bytes(), census.took);
         // Of a target that is about to end, or to become another program, there is hardly anything to be read.
         if !census.is_good() {

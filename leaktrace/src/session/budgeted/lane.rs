@@ -13,7 +13,7 @@ const SHARE: f64 = 0.5;
 const SAVED_NS: f64 = 10e9;
 
 /// How often it is looked at.
-const TEND_EVERY_NS: u64 = 10_000_000;
+const TEND_EVERY_NS: u64 = 30_000_000;
 
 /// How it stands with the raw slots.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

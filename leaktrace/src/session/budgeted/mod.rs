@@ -27,11 +27,11 @@ use super::recount::Recount;
 use super::types;
 use super::{SessionError, now_ns};
 use crate::aggregator::{Aggregator, Born, Domain, OlderFrees, Sampled, Scale, Snapshot, Weight};
-use crate::budget::Controller;
+use crate::budget::{Controller, share_of_hits};
 use crate::cpython::census::{Census, Resident};
 use crate::gate::Gate;
 use crate::inspector::{Identity, Inspector};
-use crate::kernel::{Programs, priority};
+use crate::kernel::Programs;
 
 use earlier::Earlier;
 use fresh::Fresh;
@@ -41,6 +41,9 @@ use sampling::{Gaps, Sampling};
 use sight::Sight;
 use weights::Part;
 use windows::{Parts, Windows};
+
+/// How often it is looked which sampled blocks are to be looked at: many at once cost less.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// How often the sample of older blocks is looked at.
 const OLDER_EVERY: Duration = Duration::from_secs(10);
@@ -82,6 +85,7 @@ pub(super) struct Budgeted {
     inspector: Inspector,
     sampling: Sampling,
     older: Older,
+    looked_at: Duration,
     older_looked_at: Duration,
     /// Whether anything went unseen since the start.
     gaps: bool,
@@ -126,15 +130,12 @@ impl Budgeted {
     ) -> Result<Self, SessionError> {
         let Share { budget_pct, max_memory, hit_ns } = share;
         let now = now_ns();
-        // Windows that nobody ends in time tell nothing.
-        if let Err(error) = priority::before_others() {
-            tracing::debug!("leaktrace runs like any other process: {error}");
-        }
         let opening_ns = OPENING_NS + attached.for_windows.len() as f64 * PUTTING_NS;
-        let controller = Controller::new(budget_pct / 100.0, hit_ns, opening_ns, now);
+        let controller = Controller::new(share_of_hits(budget_pct), hit_ns, opening_ns, now);
         let pid = target.process.pid();
         let parts = Parts { gate: &attached.gate, probes: attached.for_windows.clone() };
-        let windows = Windows::new(pid, parts, (controller, budget_pct / 100.0), closer, programs)?;
+        let windows =
+            Windows::new(pid, parts, (controller, share_of_hits(budget_pct)), closer, programs)?;
         let class_shift = (target.pymalloc.usedpools != 0).then_some(target.pymalloc.class_shift);
         let mut inspector = types::inspector(target);
         let older = census.map_or_else(Older::default, |census| {
@@ -147,6 +148,7 @@ impl Budgeted {
             inspector,
             sampling: Sampling::new(Sampled::new(memory, now), class_shift),
             older,
+            looked_at: Duration::ZERO,
             older_looked_at: Duration::ZERO,
             gaps: false,
             fresh: Fresh::default(),
@@ -281,9 +283,14 @@ impl Budgeted {
         if let Some(ns) = cost.raw_hit_ns() {
             self.windows.raw_hit_ns = Some(ns);
         }
+        if elapsed < self.looked_at + LOOK_EVERY {
+            return;
+        }
         let gaps = self.all_gaps();
         let mut sight = sight(&mut self.inspector, target);
-        self.sampling.look(&mut sight, seen, gaps);
+        if !self.sampling.look(&mut sight, seen, gaps) {
+            self.looked_at = elapsed;
+        }
         if elapsed >= self.older_looked_at + OLDER_EVERY {
             self.older_looked_at = elapsed;
             self.older.look(&mut sight);

@@ -179,14 +179,21 @@ impl Sampling {
         self.looks[level].push_back(Due { at_ns, address, born_ns });
     }
 
-    /// Looks at the blocks whose time has come, and has `seen` forget those that are dead, if frees go unseen.
-    pub(super) fn look(&mut self, sight: &mut Sight<'_>, seen: &mut Aggregator, gaps: Gaps) {
-        let now_ns = now_ns();
+    /// Looks at the blocks whose time has come, and has `seen` forget those that are dead, if frees go unseen. Returns whether
+    /// there are more of them.
+    pub(super) fn look(
+        &mut self,
+        sight: &mut Sight<'_>,
+        seen: &mut Aggregator,
+        gaps: Gaps,
+    ) -> bool {
+        let (now_ns, mut is_more) = (now_ns(), false);
         for level in 0..AGES_NS.len() {
             let due = self.due(level, now_ns);
             if due.is_empty() {
                 continue;
             }
+            is_more |= due.len() >= BATCH;
             let addresses: Vec<u64> = due.iter().map(|due| due.address).collect();
             self.ask(sight, seen, &addresses, (now_ns, gaps));
             let next = (level + 1).min(AGES_NS.len() - 1);
@@ -196,6 +203,7 @@ impl Sampling {
                 }
             }
         }
+        is_more
     }
 
     /// The first of those whose time has come.

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::super::{Session, SessionError};
 use super::{Budgeted, Estimated};
 use crate::aggregator::Weight;
+use crate::budget::share_of_hits;
 use crate::cpython::census::Census;
 use crate::kernel::Probe;
 
@@ -13,7 +14,7 @@ impl Session {
     /// started with, where other processes are traced as well. The report names what it was started with.
     pub fn keep_within(&mut self, percent: f64) {
         if let Some(budgeted) = &mut self.budgeted {
-            budgeted.windows.set_share(percent / 100.0);
+            budgeted.windows.set_share(share_of_hits(percent));
         }
     }
 

@@ -16,9 +16,10 @@ use crate::budget::{Controller, Limits, Spell};
 use crate::gate::Gate;
 use crate::guard::SpellProbe;
 use crate::kernel::Programs;
+use crate::kernel::priority::Haste;
 
 /// How long a window that goes on may be open without anybody having looked at it.
-const UNATTENDED_NS: u64 = 20_000_000;
+const UNATTENDED_NS: u64 = 60_000_000;
 
 /// The shortest and the longest sleep in an open window.
 const NAP_NS: std::ops::RangeInclusive<u64> = 20_000..=500_000;
@@ -27,7 +28,7 @@ const NAP_NS: std::ops::RangeInclusive<u64> = 20_000..=500_000;
 const FIRST_NAP: f64 = 0.7;
 
 /// How often a window that goes on is looked at.
-const LOOK_EVERY_NS: u64 = 5_000_000;
+const LOOK_EVERY_NS: u64 = 20_000_000;
 
 /// Hits a second through a closed gate that something is done about.
 const MANY_STRAYS: f64 = 1_000.0;
@@ -82,6 +83,8 @@ pub(in super::super) struct Windows {
     pub(super) gated: Vec<u32>,
     pub(super) closer: Closer,
     work: Work,
+    /// Windows that nobody ends in time tell nothing; all else can wait.
+    haste: Haste,
     open: Option<Open>,
     opens_at_ns: u64,
     /// When the next window was due first.
@@ -140,6 +143,7 @@ impl Windows {
             switch,
             closer,
             work: Work::new(pid),
+            haste: Haste::default(),
             open: None,
             opens_at_ns: now,
             due_ns: now,
@@ -194,6 +198,15 @@ impl Windows {
         gate: &Gate,
         programs: &mut Programs,
     ) -> Result<(), SessionError> {
+        self.haste.begin();
+        let opened = self.open_in_haste(gate, programs);
+        if self.open.is_none() {
+            self.haste.end();
+        }
+        opened
+    }
+
+    fn open_in_haste(&mut self, gate: &Gate, programs: &mut Programs) -> Result<(), SessionError> {
         self.switch.revive(gate).map_err(SessionError::Guard)?;
         if self.lane.is_waiting() {
             self.open_lane(gate, programs)?;
@@ -399,6 +412,7 @@ impl Windows {
         if closed.is_ok() {
             self.switch.disarm().map_err(SessionError::Guard)?;
         }
+        self.haste.end();
         self.note_closings();
         let by_kernel = self.was_closed(programs, open.id)?;
         let overrun = std::mem::take(&mut self.closed_by_others) || by_kernel;

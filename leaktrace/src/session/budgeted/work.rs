@@ -7,6 +7,7 @@
 //! since then were such tells how much of that time was work.
 
 use std::fs::File;
+use std::ops::RangeInclusive;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
@@ -17,8 +18,11 @@ const ASKED: usize = 16;
 const LIST_EVERY_NS: u64 = 1_000_000_000;
 const LIST_AGAIN_NS: u64 = 100_000_000;
 
-/// How often it is asked, on average.
-const ASK_EVERY_NS: u64 = 2_000_000;
+/// How often it is asked, on average: being woken is most of what asking costs.
+const ASK_EVERY_NS: RangeInclusive<f64> = 3e6..=14e6;
+
+/// How often a target that is at work is met between two windows.
+const MEETINGS: f64 = 2.0;
 
 /// Threads that are known at most.
 const MOST_THREADS: usize = 512;
@@ -41,6 +45,8 @@ pub(super) struct Work {
     listed_ns: Option<u64>,
     next: usize,
     asks_at_ns: u64,
+    /// How often it is asked now, on average.
+    every_ns: f64,
     /// Answers lately, and those among them that it was at work.
     lately: (f64, f64),
     /// The same since the last window.
@@ -57,6 +63,7 @@ impl Work {
             listed_ns: None,
             next: 0,
             asks_at_ns: 0,
+            every_ns: *ASK_EVERY_NS.start(),
             lately: (0.0, 0.0),
             since: (0, 0),
             to_find: 0,
@@ -73,7 +80,7 @@ impl Work {
         if now_ns < self.asks_at_ns {
             return None;
         }
-        self.asks_at_ns = now_ns + (ASK_EVERY_NS as f64 * (0.5 + fastrand::f64())) as u64;
+        self.asks_at_ns = now_ns + (self.every_ns * (0.5 + fastrand::f64())) as u64;
         let found = self.is_found(now_ns);
         let one = u32::from(found);
         self.lately.0 = self.lately.0 * FADING + 1.0;
@@ -85,7 +92,9 @@ impl Work {
 
     /// A window has ended; the budget asks for the next one after `period_ns`.
     pub(super) fn begin_gap(&mut self, period_ns: f64) {
-        let answers = period_ns / ASK_EVERY_NS as f64 * self.share_lately() * SOONER;
+        let at_work_ns = period_ns * self.share_lately();
+        self.every_ns = (at_work_ns / MEETINGS).clamp(*ASK_EVERY_NS.start(), *ASK_EVERY_NS.end());
+        let answers = at_work_ns / self.every_ns * SOONER;
         self.since = (0, 0);
         self.to_find = (answers * (0.5 + fastrand::f64())).round() as u32;
     }
@@ -199,7 +208,7 @@ mod tests {
             })
             .collect();
         let mean = f64::from(counts.iter().sum::<i32>()) / 200.0;
-        assert!((6.0..8.5).contains(&mean), "{mean}");
+        assert!((2.0..3.0).contains(&mean), "{mean}");
         assert!(work.share() > 0.95);
     }
 }
