@@ -7,7 +7,7 @@ use std::time::Duration;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 /// Longest time for the work that a process is told to do, or for its end.
-pub(crate) const LONGEST: Duration = Duration::from_secs(1200);
+pub(crate) const LONGEST: Duration = Duration::from_secs(600);
 
 /// Kills a process whose time is over before this is dropped, so that whoever reads its output comes to the end of it.
 #[derive(Debug)]

@@ -120,7 +120,7 @@ impl Tracer {
     /// # Panics
     /// It does not come to that.
     pub fn wait_until_tracing_all(&mut self, processes: usize) {
-        let _limit = Limit::on(&self.child, PATIENCE);
+        let _limit = Limit::on(&self.child, PATIENCE * u32::try_from(processes).unwrap_or(1));
         while self.said.lines().filter(|line| line.starts_with("tracing ")).count() < processes {
             let read = self.stderr.read_line(&mut self.said).expect("its stderr can be read");
             assert!(read > 0, "leaktrace gave up: {}", self.said);

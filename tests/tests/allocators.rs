@@ -246,15 +246,17 @@ fn hooks_that_keep_the_tables_out_of_sight_come_and_go_while_traced() {
     for python in some_pythons() {
         let mut target = Target::start(&python, "allocators.py", &[library.argument()]);
         let tracer = Tracer::start(target.pid, &[]);
-        target.ask("hook");
+        // Code that is met first while frees may go unseen has no name, whoever comes first.
         let made = target.ask("make");
+        target.ask("hook");
+        target.ask("make");
         std::thread::sleep(Duration::from_millis(300));
         assert!(target.ask("unhook")["result"].as_u64() > Some(5000));
         target.ask("make");
         let report = tracer.stop();
         said(&python, "hooks out of sight", &report);
         // They call what they found in the tables, the gate points; only nobody can know that they do.
-        check(&report, &made, 2.0, PYMALLOC);
+        check(&report, &made, 3.0, PYMALLOC);
         assert!(report.warnings().contains("may have been missed"), "{}", report.warnings());
         assert_eq!(doctor(target.pid), Found::Nothing);
         // They were there before: they are probed where they are, and once they are gone nothing is seen any more.

@@ -103,7 +103,7 @@ fn soak(python: &Python, openings: u64) {
     let start = Instant::now();
     for opening in 1..=openings {
         probed.toggle();
-        if opening % BETWEEN_LOOKS == 0 {
+        if opening % BETWEEN_LOOKS.min(openings / 5 + 1) == 0 {
             rounds = check(&mut target, rounds);
         }
     }

@@ -29,11 +29,15 @@ pub(super) async fn until_end(
     let (mut next_tick, mut next_drain) = (Instant::now(), Instant::now());
     let every = session.idle().map_or(DRAIN_EVERY, |_| DRAIN_BETWEEN_WINDOWS);
     loop {
+        if let Err(error) = session.step() {
+            session.warn(format!("the tracing ended early: {error}"));
+            return Ok(End::Lost);
+        }
         let now = Instant::now();
         // What outlived a window is looked at before its records are counted.
         if now >= next_drain && !session.is_in_window() {
-            let is_more = session.drain() > 0;
-            next_drain = if is_more { now } else { now + every };
+            session.drain();
+            next_drain = now + every;
         }
         if now >= next_tick {
             if let Some(end) = session.tick()? {
@@ -41,12 +45,13 @@ pub(super) async fn until_end(
             }
             next_tick = now + TICK_EVERY;
         }
-        if let Err(error) = session.step() {
-            session.warn(format!("the tracing ended early: {error}"));
-            return Ok(End::Lost);
-        }
         look(session);
-        let nap = session.idle().unwrap_or(every).min(every);
+        let drains_in = match session.is_in_window() {
+            true => every,
+            false => next_drain.saturating_duration_since(now),
+        };
+        let nap = session.idle().unwrap_or(every).min(drains_in);
+        session.get_ready();
         tokio::select! {
             biased;
             end = &mut stop => return Ok(end),

@@ -28,7 +28,7 @@ pub fn run(pid: u32, parent: u32, parts: &[String]) -> io::Result<()> {
     let lifeline = pidfd_open(parent_pid, PidfdFlags::empty())?;
     let mut closer = Closer::new(pid, parts)?;
     // Closing late is better than not at all.
-    if let Err(error) = priority::before_all_others() {
+    if let Err(error) = priority::before_all_others().or_else(|_| priority::before_others()) {
         tracing::debug!("the guard runs like any other process: {error}");
     }
     tell(Message::Ready)?;

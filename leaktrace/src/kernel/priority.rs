@@ -20,43 +20,71 @@ struct Attributes {
 }
 
 /// A thread that is in haste now and then. To be used by that thread alone.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Haste {
     /// Whether it is; `None` before anything was asked for.
     is_now: Option<bool>,
-    /// Whether the kernel refuses to let it be.
-    refused: bool,
+    /// What `nice` its user has given it.
+    nice: i32,
+    /// Whether the kernel lets it run sooner than that.
+    may_run_sooner: bool,
+    /// Whether its user has chosen another policy for it, which it keeps.
+    is_chosen: bool,
+}
+
+impl Default for Haste {
+    fn default() -> Self {
+        // SAFETY: 0 is this thread.
+        let policy = unsafe { libc::sched_getscheduler(0) };
+        Self {
+            is_now: None,
+            nice: rustix::process::getpriority_process(None).unwrap_or(0),
+            may_run_sooner: true,
+            is_chosen: policy != libc::SCHED_OTHER,
+        }
+    }
 }
 
 impl Haste {
     /// From now on the thread runs sooner than ordinary ones, and still shares the processor with them. Without the
     /// privilege (`CAP_SYS_NICE`) it runs like these.
     pub fn begin(&mut self) {
-        if self.is_now == Some(true) || self.refused {
+        if self.is_chosen || self.is_now == Some(true) {
             return;
         }
-        match set(libc::SCHED_OTHER, SOONER) {
-            Ok(()) => self.is_now = Some(true),
-            Err(error) => {
-                tracing::debug!("leaktrace runs like any other process: {error}");
-                self.refused = true;
-            }
+        if self.may_run_sooner
+            && let Err(error) = before_others()
+        {
+            tracing::debug!("leaktrace runs like any other process: {error}");
+            self.may_run_sooner = false;
         }
+        if !self.may_run_sooner
+            && let Err(error) = set(libc::SCHED_OTHER, self.nice)
+        {
+            tracing::debug!("leaktrace keeps the policy that it has: {error}");
+        }
+        self.is_now = Some(true);
     }
 
     /// From now on the thread takes the processor from nobody who runs when it is woken: it waits for one that is free, or
     /// for its turn.
     pub fn end(&mut self) {
-        if self.is_now == Some(false) {
+        if self.is_chosen || self.is_now == Some(false) {
             return;
         }
-        match set(libc::SCHED_BATCH, 0) {
-            Ok(()) => self.is_now = Some(false),
-            Err(error) => {
-                tracing::debug!("leaktrace takes its turn like any other process: {error}")
-            }
+        if let Err(error) = set(libc::SCHED_BATCH, self.nice) {
+            tracing::debug!("leaktrace takes its turn like any other process: {error}");
         }
+        self.is_now = Some(false);
     }
+}
+
+/// From now on this thread runs sooner than ordinary ones, and still shares the processor with them.
+///
+/// # Errors
+/// The privilege is missing (`CAP_SYS_NICE`).
+pub fn before_others() -> io::Result<()> {
+    set(libc::SCHED_OTHER, SOONER)
 }
 
 /// Has this thread scheduled so.
@@ -88,16 +116,25 @@ pub fn before_all_others() -> io::Result<()> {
 mod tests {
     use super::Haste;
 
+    fn policy() -> i32 {
+        // SAFETY: 0 is this thread.
+        unsafe { libc::sched_getscheduler(0) }
+    }
+
     #[test]
-    fn a_thread_without_haste_takes_its_turn() {
+    fn a_thread_takes_its_turn_unless_it_is_in_haste() {
         // In a thread of its own, which ends.
-        let policy = || {
-            let mut haste = Haste::default();
-            haste.begin();
+        let policies = || {
+            let mut haste = Haste { may_run_sooner: false, ..Haste::default() };
+            let nice = haste.nice;
             haste.end();
-            // SAFETY: 0 is this thread.
-            unsafe { libc::sched_getscheduler(0) }
+            let at_rest = policy();
+            haste.begin();
+            let own = rustix::process::getpriority_process(None).unwrap_or(-99);
+            assert_eq!(own, nice);
+            (at_rest, policy())
         };
-        assert_eq!(std::thread::spawn(policy).join().unwrap(), libc::SCHED_BATCH);
+        let found = std::thread::spawn(policies).join().unwrap();
+        assert_eq!(found, (libc::SCHED_BATCH, libc::SCHED_OTHER));
     }
 }

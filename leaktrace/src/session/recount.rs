@@ -94,6 +94,7 @@ impl Recount {
         tracing::debug!("recount: {} bytes in {:?}", census.live_bytes(), census.took);
         // Of a target that is about to end, or to become another program, there is hardly anything to be read.
         if !census.is_good() {
+            self.due = elapsed + EVERY;
             return None;
         }
         self.note(point(&census, at));

@@ -4,6 +4,7 @@
 //! are seen, their numbers are exact, whatever goes unseen of objects. Once it was too much they are sampled in windows like
 //! the others, for the rest of the trace.
 
+use super::limits::Closer;
 use crate::budget::Account;
 
 /// The part of the budget that raw hits may take.
@@ -12,8 +13,9 @@ const SHARE: f64 = 0.5;
 /// For how long that may be saved up: a budget holds over any ten seconds.
 const SAVED_NS: f64 = 10e9;
 
-/// How often it is looked at.
+/// How often it is looked at; and where the guard is alone, which counts no hits.
 const TEND_EVERY_NS: u64 = 30_000_000;
+const TEND_OFTEN_NS: u64 = 20_000_000;
 
 /// How it stands with the raw slots.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,16 +45,21 @@ pub(super) struct Lane {
     account: Account,
     hits: u64,
     tended_ns: u64,
+    tend_every_ns: u64,
 }
 
 impl Lane {
     /// For a budget of `share` of the target's time. Not `possible` where raw functions are not all seen by the gate alone.
-    pub(super) fn new(share: f64, possible: bool, now_ns: u64) -> Self {
+    pub(super) fn new(share: f64, possible: bool, closer: Closer, now_ns: u64) -> Self {
         let state = if possible { State::Waiting } else { State::None };
         let mut account = Account::new(share * SHARE, share * SHARE * SAVED_NS, now_ns);
         // What comes at the very beginning does not end it at once.
         account.save_up();
-        Self { state, account, hits: 0, tended_ns: now_ns }
+        let tend_every_ns = match closer {
+            Closer::Kernel => TEND_EVERY_NS,
+            Closer::Guard => TEND_OFTEN_NS,
+        };
+        Self { state, account, hits: 0, tended_ns: now_ns, tend_every_ns }
     }
 
     /// Another budget from `now_ns` on.
@@ -96,7 +103,12 @@ impl Lane {
 
     /// When it is to be looked at next, if ever.
     pub(super) fn tend_at_ns(&self) -> Option<u64> {
-        self.is_open().then_some(self.tended_ns + TEND_EVERY_NS)
+        self.is_open().then_some(self.tended_ns + self.tend_every_ns)
+    }
+
+    /// Whether it is time to look at it, or soon will be: whoever is awake need not be woken again for that.
+    pub(super) fn is_due(&self, now_ns: u64) -> bool {
+        self.tend_at_ns().is_some_and(|at_ns| now_ns + self.tend_every_ns / 3 >= at_ns)
     }
 
     /// Takes note of all hits so far, each of which costs `hit_ns`. Returns how many are new, and whether there may be more.
@@ -124,13 +136,13 @@ impl Lane {
 
 #[cfg(test)]
 mod tests {
-    use super::Lane;
+    use super::{Closer, Lane};
 
     const SECOND_NS: u64 = 1_000_000_000;
 
     #[test]
     fn it_stays_open_while_its_hits_are_within_half_of_the_budget() {
-        let mut lane = Lane::new(0.01, true, 0);
+        let mut lane = Lane::new(0.01, true, Closer::Kernel, 0);
         assert!(lane.is_waiting() && lane.is_whole());
         lane.open(0, 7);
         // 4 ms of each second.
@@ -144,7 +156,7 @@ mod tests {
 
     #[test]
     fn a_burst_is_paid_for_and_a_flood_ends_it() {
-        let mut lane = Lane::new(0.01, true, 0);
+        let mut lane = Lane::new(0.01, true, Closer::Kernel, 0);
         lane.open(0, 0);
         // 45 ms at once: within what ten seconds may cost.
         assert!(lane.tend(30_000_000, 11_000, 4_000.0).1);
@@ -156,7 +168,7 @@ mod tests {
 
     #[test]
     fn without_a_gate_for_all_of_them_there_is_none() {
-        let lane = Lane::new(0.01, false, 0);
+        let lane = Lane::new(0.01, false, Closer::Kernel, 0);
         assert!(!lane.is_waiting() && !lane.is_whole() && !lane.contains(0));
     }
 }

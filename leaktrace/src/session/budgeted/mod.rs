@@ -43,7 +43,7 @@ use weights::Part;
 use windows::{Parts, Windows};
 
 /// How often it is looked which sampled blocks are to be looked at: many at once cost less.
-const LOOK_EVERY: Duration = Duration::from_millis(500);
+const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 /// How often the sample of older blocks is looked at.
 const OLDER_EVERY: Duration = Duration::from_secs(10);
@@ -165,19 +165,14 @@ impl Budgeted {
         self.windows.idle()
     }
 
-    /// Opens a window whose time has come and waits for its end. Returns whether there is one to look at.
-    ///
-    /// # Errors
-    /// The gate cannot be opened, or must not be.
-    pub(super) fn open(
-        &mut self,
-        gate: &Gate,
-        programs: &mut Programs,
-    ) -> Result<bool, SessionError> {
-        if self.windows.meets_work() && !self.windows.must_wait_for(programs) {
-            self.windows.open(gate, programs)?;
-        }
-        Ok(self.windows.is_open() && self.windows.idle().is_zero())
+    /// Whether a window is to open now.
+    pub(super) fn meets_work(&mut self, programs: &Programs) -> bool {
+        self.windows.meets_work() && !self.windows.must_wait_for(programs)
+    }
+
+    /// Whether it is time to look at the open window.
+    pub(super) fn is_to_be_looked_at(&self) -> bool {
+        self.windows.is_open() && self.windows.idle().is_zero()
     }
 
     /// Ends the window or lets it go on. In both cases the records until then are to be taken, and [`Self::admit`] is to

@@ -51,7 +51,7 @@ impl Windows {
         programs: &mut Programs,
     ) -> Result<bool, SessionError> {
         let now = now_ns();
-        if self.lane.tend_at_ns().is_none_or(|at_ns| now < at_ns) {
+        if !self.lane.is_due(now) {
             return Ok(true);
         }
         let passed = programs.windows.passed(channel::RAW)?;

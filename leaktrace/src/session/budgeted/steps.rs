@@ -24,12 +24,24 @@ impl Session {
         self.budgeted.as_ref().map(Budgeted::idle)
     }
 
+    /// What comes next may be a window.
+    pub fn get_ready(&mut self) {
+        if let Some(budgeted) = &mut self.budgeted {
+            budgeted.windows.haste.begin();
+        }
+    }
+
     /// Opens or ends a window whose time has come.
     ///
     /// # Errors
     /// The gate cannot be opened, or must not be.
     pub fn step(&mut self) -> Result<(), SessionError> {
+        // A child goes on with its open gate until then.
+        self.children.look(&mut self.programs, &self.attached.gate);
         let stepped = self.see_to_raw().and_then(|()| self.see_to_window());
+        if let Some(budgeted) = &mut self.budgeted {
+            budgeted.windows.haste.end();
+        }
         self.count_between_windows();
         match stepped {
             // The target is gone, which the next tick tells.
@@ -40,7 +52,10 @@ impl Session {
 
     fn see_to_window(&mut self) -> Result<(), SessionError> {
         let Some(budgeted) = &mut self.budgeted else { return Ok(()) };
-        if budgeted.open(&self.attached.gate, &mut self.programs)? {
+        if budgeted.meets_work(&self.programs) {
+            budgeted.windows.open(&self.attached.gate, &mut self.programs)?;
+        }
+        if budgeted.is_to_be_looked_at() {
             self.look_at_window(false)?;
         }
         Ok(())

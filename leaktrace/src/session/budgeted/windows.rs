@@ -18,8 +18,8 @@ use crate::guard::SpellProbe;
 use crate::kernel::Programs;
 use crate::kernel::priority::Haste;
 
-/// How long a window that goes on may be open without anybody having looked at it.
-const UNATTENDED_NS: u64 = 60_000_000;
+/// How much longer than until it is looked at next a window that goes on may be open.
+const UNATTENDED_NS: u64 = 15_000_000;
 
 /// The shortest and the longest sleep in an open window.
 const NAP_NS: std::ops::RangeInclusive<u64> = 20_000..=500_000;
@@ -27,8 +27,11 @@ const NAP_NS: std::ops::RangeInclusive<u64> = 20_000..=500_000;
 /// The first of them, as a share of what the hits of the window are expected to take.
 const FIRST_NAP: f64 = 0.7;
 
-/// How often a window that goes on is looked at.
-const LOOK_EVERY_NS: u64 = 20_000_000;
+/// How often a window that goes on is looked at: the less seldom, the sooner the hits will come to what is paid for.
+const LOOK_EVERY_NS: std::ops::RangeInclusive<u64> = 5_000_000..=20_000_000;
+
+/// When it is looked at, as a share of the time until then.
+const SOONER: f64 = 0.5;
 
 /// Hits a second through a closed gate that something is done about.
 const MANY_STRAYS: f64 = 1_000.0;
@@ -84,7 +87,7 @@ pub(in super::super) struct Windows {
     pub(super) closer: Closer,
     work: Work,
     /// Windows that nobody ends in time tell nothing; all else can wait.
-    haste: Haste,
+    pub(super) haste: Haste,
     open: Option<Open>,
     opens_at_ns: u64,
     /// When the next window was due first.
@@ -135,7 +138,7 @@ impl Windows {
         let now = now_ns();
         Ok(Self {
             controller,
-            lane: Lane::new(share, switch.has_raw_in(gate), now),
+            lane: Lane::new(share, switch.has_raw_in(gate), closer, now),
             lane_id: 0,
             raw_hit_ns: None,
             gated,
@@ -199,14 +202,6 @@ impl Windows {
         programs: &mut Programs,
     ) -> Result<(), SessionError> {
         self.haste.begin();
-        let opened = self.open_in_haste(gate, programs);
-        if self.open.is_none() {
-            self.haste.end();
-        }
-        opened
-    }
-
-    fn open_in_haste(&mut self, gate: &Gate, programs: &mut Programs) -> Result<(), SessionError> {
         self.switch.revive(gate).map_err(SessionError::Guard)?;
         if self.lane.is_waiting() {
             self.open_lane(gate, programs)?;
@@ -342,7 +337,7 @@ impl Windows {
         let seen = Seen { spell, since_ns: open.since_ns, ended_ns: now };
         // Not where they only came faster than what was saved up for them.
         let probes = spell.hits as f64 * self.controller.hit_ns();
-        if by_hits && probes > spell.open_ns as f64 * HOT {
+        if by_hits && probes > spell.open_ns.min(*LOOK_EVERY_NS.start()) as f64 * HOT {
             self.met_hits_ns = now;
         }
         // What has just cost too much will soon do so again: a window that outlasted it would begin with that.
@@ -351,19 +346,29 @@ impl Windows {
         self.note_closings();
         self.closed_by_others |= self.was_closed(programs, open.id)?;
         let goes_on = more > 0 && !self.closed_by_others && self.switch.is_open(gate);
+        let looks_in_ns = self.looks_in_ns(&spell, more);
         // What was booked is not booked again, whether it goes on or not.
         self.open = Some(Open {
             since_ns: now,
             since_hits: hits,
             until_hit: hits + more,
-            looks_at_ns: now + LOOK_EVERY_NS,
+            looks_at_ns: now + looks_in_ns,
             ..open
         });
         if goes_on {
-            self.limit(programs, UNATTENDED_NS, more)?;
+            self.limit(programs, looks_in_ns + UNATTENDED_NS, more)?;
             self.counted_ns = now;
         }
         Ok(Some((seen, goes_on)))
+    }
+
+    /// When a window that has come to this and may take so many hits more is to be looked at again. The guard counts no hits:
+    /// where it is alone, nothing but a look ends what costs too much.
+    fn looks_in_ns(&self, spell: &Spell, more: u64) -> u64 {
+        let (soonest, latest) = LOOK_EVERY_NS.into_inner();
+        let latest = if self.closer == Closer::Guard { latest / 2 } else { latest };
+        let lasts = more as f64 * spell.open_ns as f64 / spell.hits.max(1) as f64;
+        ((lasts * SOONER) as u64).clamp(soonest, latest)
     }
 
     /// What a spell of a window stands for, in which the target was at work for `active_ns`. To be asked once for each.
@@ -409,10 +414,10 @@ impl Windows {
         before_frees(programs);
         let closed = closed.and(self.switch.close_frees(gate, reach)).map_err(SessionError::Gate);
         let now = now_ns();
+        self.haste.end();
         if closed.is_ok() {
             self.switch.disarm().map_err(SessionError::Guard)?;
         }
-        self.haste.end();
         self.note_closings();
         let by_kernel = self.was_closed(programs, open.id)?;
         let overrun = std::mem::take(&mut self.closed_by_others) || by_kernel;

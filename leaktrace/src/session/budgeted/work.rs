@@ -27,15 +27,37 @@ const MEETINGS: f64 = 2.0;
 /// Threads that are known at most.
 const MOST_THREADS: usize = 512;
 
-/// What is left of an answer's say after each later one, in what is told of lately: seconds.
-const FADING: f64 = 0.999;
+/// How long is lately: what is left of an answer's say after so long is a third.
+const FADES_IN_NS: f64 = 2e9;
 
-/// How many answers what was lately is worth against those since the last window.
-const LATELY: f64 = 4.0;
+/// The longest time that one answer stands for, as a multiple of what it stands for usually: leaktrace may have been stopped.
+const LONGEST: f64 = 4.0;
 
 /// Of the answers that come in the time that a budget asks for, those that are waited for: a window that is due a little
 /// later than its time would leave a part of the budget unused.
 const SOONER: f64 = 0.7;
+
+/// How much time it is taken to be at work before anybody asked.
+const FIRST_NS: f64 = 2e6;
+
+/// Some time, and how much of it was work.
+#[derive(Clone, Copy, Debug, Default)]
+struct Spent {
+    all_ns: f64,
+    at_work_ns: f64,
+}
+
+impl Spent {
+    fn add(&mut self, ns: f64, at_work: bool) {
+        self.all_ns += ns;
+        self.at_work_ns += if at_work { ns } else { 0.0 };
+    }
+
+    fn fade(&mut self, left: f64) {
+        self.all_ns *= left;
+        self.at_work_ns *= left;
+    }
+}
 
 /// The threads of one target.
 #[derive(Debug)]
@@ -47,10 +69,12 @@ pub(super) struct Work {
     asks_at_ns: u64,
     /// How often it is asked now, on average.
     every_ns: f64,
-    /// Answers lately, and those among them that it was at work.
-    lately: (f64, f64),
+    /// When it was asked last.
+    asked_ns: Option<u64>,
+    /// The time lately, and that in which it was at work: each answer stands for the time since the one before.
+    lately: Spent,
     /// The same since the last window.
-    since: (u32, u32),
+    since: Spent,
     /// Such answers that are to come before the next window.
     to_find: u32,
 }
@@ -64,8 +88,9 @@ impl Work {
             next: 0,
             asks_at_ns: 0,
             every_ns: *ASK_EVERY_NS.start(),
-            lately: (0.0, 0.0),
-            since: (0, 0),
+            asked_ns: None,
+            lately: Spent::default(),
+            since: Spent::default(),
             to_find: 0,
         }
     }
@@ -81,12 +106,14 @@ impl Work {
             return None;
         }
         self.asks_at_ns = now_ns + (self.every_ns * (0.5 + fastrand::f64())) as u64;
+        let passed_ns = self.asked_ns.map_or(0, |at_ns| now_ns.saturating_sub(at_ns)) as f64;
+        self.asked_ns = Some(now_ns);
+        let passed_ns = passed_ns.min(self.every_ns * LONGEST);
         let found = self.is_found(now_ns);
-        let one = u32::from(found);
-        self.lately.0 = self.lately.0 * FADING + 1.0;
-        self.lately.1 = self.lately.1 * FADING + f64::from(one);
-        self.since = (self.since.0.saturating_add(1), self.since.1.saturating_add(one));
-        self.to_find = self.to_find.saturating_sub(one);
+        self.lately.fade((-passed_ns / FADES_IN_NS).exp());
+        self.lately.add(passed_ns, found);
+        self.to_find = self.to_find.saturating_sub(u32::from(found));
+        self.since.add(passed_ns, found);
         Some(found && self.to_find == 0)
     }
 
@@ -95,20 +122,20 @@ impl Work {
         let at_work_ns = period_ns * self.share_lately();
         self.every_ns = (at_work_ns / MEETINGS).clamp(*ASK_EVERY_NS.start(), *ASK_EVERY_NS.end());
         let answers = at_work_ns / self.every_ns * SOONER;
-        self.since = (0, 0);
+        self.since = Spent::default();
         self.to_find = (answers * (0.5 + fastrand::f64())).round() as u32;
     }
 
-    /// The share of the time since the last window in which it was at work.
+    /// The share of the time since the last window in which it was at work, the last answer included: only so do all these times
+    /// add up to what they are, wherever a window opens with the first answer of the kind.
     pub(super) fn share(&self) -> f64 {
-        // The last answer is the one with which the window opened.
-        let (asked, found) = (self.since.0.saturating_sub(1), self.since.1.saturating_sub(1));
-        (f64::from(found) + LATELY * self.share_lately()) / (f64::from(asked) + LATELY)
+        let Spent { all_ns, at_work_ns } = self.since;
+        if all_ns > 0.0 { at_work_ns / all_ns } else { self.share_lately() }
     }
 
     /// 1 before anybody asked.
     fn share_lately(&self) -> f64 {
-        (self.lately.1 + 1.0) / (self.lately.0 + 1.0)
+        (self.lately.at_work_ns + FIRST_NS) / (self.lately.all_ns + FIRST_NS)
     }
 
     /// Whether a thread is running, or would if a processor were free.
