@@ -27,11 +27,11 @@ const NAP_NS: std::ops::RangeInclusive<u64> = 20_000..=500_000;
 /// The first of them, as a share of what the hits of the window are expected to take.
 const FIRST_NAP: f64 = 0.7;
 
-/// How often a window that goes on is looked at: the less seldom, the sooner the hits will come to what is paid for.
+/// From one look at a window that goes on to the next: the sooner its hits may come to what is paid for, the shorter.
 const LOOK_EVERY_NS: std::ops::RangeInclusive<u64> = 5_000_000..=20_000_000;
 
-/// When it is looked at, as a share of the time until then.
-const SOONER: f64 = 0.5;
+/// How much of the time until they would come to that passes before the next look.
+const BEFOREHAND: f64 = 0.5;
 
 /// Hits a second through a closed gate that something is done about.
 const MANY_STRAYS: f64 = 1_000.0;
@@ -368,7 +368,7 @@ impl Windows {
         let (soonest, latest) = LOOK_EVERY_NS.into_inner();
         let latest = if self.closer == Closer::Guard { latest / 2 } else { latest };
         let lasts = more as f64 * spell.open_ns as f64 / spell.hits.max(1) as f64;
-        ((lasts * SOONER) as u64).clamp(soonest, latest)
+        ((lasts * BEFOREHAND) as u64).clamp(soonest, latest)
     }
 
     /// What a spell of a window stands for, in which the target was at work for `active_ns`. To be asked once for each.
