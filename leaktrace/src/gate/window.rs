@@ -7,7 +7,10 @@ use std::io;
 
 use super::{Gate, Outcome, Slot};
 use crate::cpython::tables::Slot as Function;
-use crate::target::memory::ReadMemory as _;
+use crate::target::memory::{ReadMemory as _, Span, word};
+
+/// Bytes of a slot.
+const POINTER: usize = size_of::<u64>();
 
 /// Which slots.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,8 +65,18 @@ impl Gate {
     /// Whether a slot that can be opened is not open. Of a target that is gone none can.
     #[must_use]
     pub fn is_shut(&self, reach: Reach) -> bool {
-        let mut slots = self.slots.iter().filter(|slot| slot.moves() && reach.covers(slot));
-        slots.any(|slot| self.memory.read_u64(slot.address()).is_ok_and(|value| value != slot.open))
+        let slots: Vec<&Slot> =
+            self.slots.iter().filter(|slot| slot.moves() && reach.covers(slot)).collect();
+        let spans: Vec<Span> =
+            slots.iter().map(|slot| Span { address: slot.address(), bytes: POINTER }).collect();
+        let mut values = vec![0; slots.len() * POINTER];
+        let read = self.memory.read_many(&spans, &mut values);
+        let value = |index: usize| word(&values, (index * POINTER) as u64);
+        slots
+            .iter()
+            .zip(read)
+            .enumerate()
+            .any(|(index, (slot, read))| read && value(index) != Some(slot.open))
     }
 
     /// Closes the slots of allocations. Frees are still seen.

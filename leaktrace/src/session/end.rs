@@ -18,7 +18,12 @@ pub(super) struct Watch {
     pidfd: OwnedFd,
     unreadable: u32,
     last_rss: Option<u64>,
+    /// Looks since that was read.
+    looks: u32,
 }
+
+/// Looks from one reading of the resident bytes to the next.
+const RSS_EVERY: u32 = 5;
 
 /// Looks in a row that may find the memory gone and the process still there, before that is taken for an `exec`: a
 /// process that ends gives up its memory a moment before it is gone.
@@ -36,7 +41,7 @@ impl Watch {
         let gone = || SessionError::Process(ProcessError::NoSuchProcess { pid });
         let raw = Pid::from_raw(pid.cast_signed()).ok_or_else(gone)?;
         let pidfd = pidfd_open(raw, PidfdFlags::empty()).map_err(|_error| gone())?;
-        Ok(Self { pidfd, unreadable: 0, last_rss: None })
+        Ok(Self { pidfd, unreadable: 0, last_rss: None, looks: 0 })
     }
 
     /// Whether it has ended.
@@ -50,11 +55,18 @@ impl Watch {
         }
         if self.can_read(target) {
             self.unreadable = 0;
-            self.last_rss = target.process.rss().ok().filter(|&rss| rss > 0).or(self.last_rss);
+            if self.looks.is_multiple_of(RSS_EVERY) {
+                self.last_rss = self.rss(target);
+            }
+            self.looks = self.looks.wrapping_add(1);
             return None;
         }
         self.unreadable += 1;
         (self.unreadable > PATIENCE).then_some(End::TargetExec)
+    }
+
+    fn rss(&self, target: &Target) -> Option<u64> {
+        target.process.rss().ok().filter(|&rss| rss > 0).or(self.last_rss)
     }
 
     /// How a session really ended that is about to end in the way of `end`: a target that has just become another

@@ -17,6 +17,10 @@ const SAVED_NS: f64 = 10e9;
 const TEND_EVERY_NS: u64 = 30_000_000;
 const TEND_OFTEN_NS: u64 = 20_000_000;
 
+/// How often it is looked whether they are still open, and the guard is told that they are to stay so: well within what it
+/// waits for. Each time costs a target on the guard's processor a switch to it and back.
+const RENEW_EVERY_NS: u64 = 90_000_000;
+
 /// How it stands with the raw slots.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
@@ -46,6 +50,7 @@ pub(super) struct Lane {
     hits: u64,
     tended_ns: u64,
     tend_every_ns: u64,
+    renewed_ns: u64,
 }
 
 impl Lane {
@@ -59,7 +64,7 @@ impl Lane {
             Closer::Kernel => TEND_EVERY_NS,
             Closer::Guard => TEND_OFTEN_NS,
         };
-        Self { state, account, hits: 0, tended_ns: now_ns, tend_every_ns }
+        Self { state, account, hits: 0, tended_ns: now_ns, tend_every_ns, renewed_ns: now_ns }
     }
 
     /// Another budget from `now_ns` on.
@@ -89,7 +94,16 @@ impl Lane {
     /// The slots are open from `now_ns` on, after so many hits.
     pub(super) fn open(&mut self, now_ns: u64, hits: u64) {
         self.state = State::Open { since_ns: now_ns };
-        (self.tended_ns, self.hits) = (now_ns, hits);
+        (self.tended_ns, self.hits, self.renewed_ns) = (now_ns, hits, now_ns);
+    }
+
+    /// Whether it is time to look whether the slots are open, and to have them left so for longer.
+    pub(super) fn is_to_be_renewed(&mut self, now_ns: u64) -> bool {
+        let is_due = now_ns >= self.renewed_ns + RENEW_EVERY_NS;
+        if is_due {
+            self.renewed_ns = now_ns;
+        }
+        is_due
     }
 
     /// The slots are closed, and are like any others from now on.

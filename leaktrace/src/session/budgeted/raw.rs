@@ -60,8 +60,9 @@ impl Windows {
         self.controller.spend(hits as f64 * hit_ns);
         self.note_closings();
         let by_kernel = self.lane_id >= FIRST_ID && passed.closed == self.lane_id;
-        let is_over = self.lost_lane(gate) || self.raw_closed_by_others || by_kernel;
-        if goes_on && !is_over && self.switch.keep_raw() {
+        let renews = self.lane.is_to_be_renewed(now);
+        let is_over = self.raw_closed_by_others || by_kernel || renews && self.lost_lane(gate);
+        if goes_on && !is_over && (!renews || self.switch.keep_raw()) {
             self.limit_lane(programs)?;
             return Ok(true);
         }
