@@ -1,5 +1,6 @@
 //! Tracing that costs the target no more than its budget: windows, and what is known between them by looking.
 
+mod contention;
 mod earlier;
 mod fresh;
 mod lane;
@@ -7,6 +8,7 @@ mod limits;
 mod older;
 mod raw;
 mod reading;
+mod remarks;
 mod sampling;
 mod sight;
 mod steps;
@@ -278,6 +280,7 @@ impl Budgeted {
         if let Some(ns) = cost.raw_hit_ns() {
             self.windows.raw_hit_ns = Some(ns);
         }
+        self.windows.heed_contention();
         if elapsed < self.looked_at + LOOK_EVERY {
             return;
         }

@@ -6,6 +6,7 @@ use leaktrace_common::event::Head;
 use leaktrace_common::window::channel;
 
 use super::super::{SessionError, now_ns};
+use super::contention::Contention;
 use super::lane::Lane;
 use super::limits::{Closer, gate_slots, hits};
 use super::switch::Switch;
@@ -86,6 +87,9 @@ pub(in super::super) struct Windows {
     pub(super) gated: Vec<u32>,
     pub(super) closer: Closer,
     work: Work,
+    /// The share of the target's own time that may be spent.
+    share: f64,
+    contention: Contention,
     /// Windows that nobody ends in time tell nothing; all else can wait.
     pub(super) haste: Haste,
     open: Option<Open>,
@@ -103,19 +107,19 @@ pub(in super::super) struct Windows {
     closed_ns: u64,
     hits_at_close: u64,
     /// Hits while the gate was closed, where they were many.
-    strays: u64,
+    pub(super) strays: u64,
     pub(super) last_id: u64,
     parts: u32,
     open_ns: u64,
     /// Whether the open window was closed, in part or as a whole, by the kernel side or by the guard.
     closed_by_others: bool,
-    overruns: u64,
+    pub(super) overruns: u64,
     /// Times that the gate was opened.
-    opened: u64,
+    pub(super) opened: u64,
     /// Of these, how often other tools' hooks stood over it.
-    hooked: u64,
+    pub(super) hooked: u64,
     /// Times that it could not be opened.
-    unopened: u64,
+    pub(super) unopened: u64,
     began_ns: u64,
 }
 
@@ -146,6 +150,8 @@ impl Windows {
             switch,
             closer,
             work: Work::new(pid),
+            share,
+            contention: Contention::new(pid, now),
             haste: Haste::default(),
             open: None,
             opens_at_ns: now,
@@ -182,7 +188,20 @@ impl Windows {
 
     /// From now on another share of the target's time may be spent.
     pub(super) fn set_share(&mut self, share: f64) {
-        let now = now_ns();
+        self.share = share;
+        self.spend(self.contention.share());
+    }
+
+    /// Where the target does not get all of the time that it could use, the budget is a share of what it gets.
+    pub(super) fn heed_contention(&mut self) {
+        if let Some(own) = self.contention.ask(now_ns()) {
+            self.spend(own);
+        }
+    }
+
+    /// From now on so much of the time is the target's own.
+    fn spend(&mut self, own: f64) {
+        let (share, now) = (self.share * own, now_ns());
         self.controller.set_share(share, now);
         self.lane.set_share(share, now);
     }
@@ -449,48 +468,13 @@ impl Windows {
         (self.open_ns as f64 / all as f64).min(1.0)
     }
 
-    /// Share of the target's time that went into hits.
+    /// Share of the target's own time that went into hits.
     pub(super) fn overhead_pct(&self) -> f64 {
-        let all = now_ns().saturating_sub(self.began_ns).max(1);
-        100.0 * self.controller.spent_ns() / all as f64
+        100.0 * self.controller.spent_ns() / self.contention.own_ns(now_ns()).max(1.0)
     }
 
     pub(super) fn overruns(&self) -> u64 {
         self.overruns
-    }
-
-    /// What the reader should know.
-    pub(super) fn warnings(&self) -> Vec<String> {
-        let hooked = (self.hooked > 0).then(|| {
-            format!(
-                "in {} of {} windows hooks of another tool (tracemalloc, a profiler, debug hooks) had come over the \
-                 allocator tables, or had gone: calls were not seen",
-                self.hooked, self.opened
-            )
-        });
-        let strays = (self.strays > 0).then(|| {
-            format!(
-                "{} calls came by the gate while it was closed: something in the target keeps a copy of the open tables",
-                self.strays
-            )
-        });
-        // Of the first few nobody has learned anything yet.
-        let many = self.overruns > 20 && self.overruns * 5 > self.opened;
-        let overruns = many.then(|| {
-            format!(
-                "{} of {} windows could not be closed in time, and are left out: this host is too busy, or leaktrace is \
-                 held back",
-                self.overruns, self.opened
-            )
-        });
-        // A target that has ended has no gate left to open.
-        let unopened = (self.unopened > 1).then(|| {
-            format!(
-                "{} windows could not be opened: what the target did then was not seen",
-                self.unopened
-            )
-        });
-        hooked.into_iter().chain(strays).chain(overruns).chain(unopened).collect()
     }
 }
 
