@@ -8,7 +8,7 @@ use anyhow::Result;
 use super::Bench;
 use super::options::Settings;
 use super::records::{Half, Kind, Pair};
-use super::target::Target;
+use super::target::{Both, Target};
 use super::tracer::Tracer;
 use super::workloads::Workload;
 
@@ -43,6 +43,9 @@ pub(super) fn measure(bench: &Bench, workload: &Workload) -> Result<()> {
     let each = settings.half() * 2 + PAIR_MARGIN;
     let lifetime = WARM_UP + each * u32::try_from(missing.len())?;
     let mut target = Target::start(workload, &bench.place, &[], lifetime)?;
+    if !workload.pace.is_fixed() {
+        target.bring_twin(workload, &bench.place, lifetime)?;
+    }
     thread::sleep(WARM_UP);
     for (kind, number) in missing {
         if bench.is_over() {
@@ -83,9 +86,9 @@ fn pair(bench: &Bench, target: &mut Target, kind: Kind, number: u32) -> Result<P
 
 fn untraced(bench: &Bench, target: &mut Target) -> Result<Half> {
     thread::sleep(SETTLE);
-    let (work, due) = target.work(bench.options.settings.half())?;
+    let (Both { work, twin }, due) = target.work(bench.options.settings.half())?;
     let latencies = target.latencies(due)?;
-    Ok(Half { work, latencies, tracing: None })
+    Ok(Half { work, twin, latencies, tracing: None })
 }
 
 fn traced(bench: &Bench, target: &mut Target) -> Result<Half> {
@@ -95,15 +98,15 @@ fn traced(bench: &Bench, target: &mut Target) -> Result<Half> {
     let mut tracer = Tracer::attach(&bench.leaktrace, &settings.flags, target.pid, time, scratch)?;
     thread::sleep(SETTLE);
     let before = tracer.cpu_s()?;
-    let (work, due) = target.work(settings.half())?;
+    let (Both { work, twin }, due) = target.work(settings.half())?;
     let used = tracer.cpu_s()? - before;
     let latencies = target.latencies(due)?;
     let tracing = tracer.finish(used)?;
-    Ok(Half { work, latencies, tracing: Some(tracing) })
+    Ok(Half { work, twin, latencies, tracing: Some(tracing) })
 }
 
 /// By how much the compared half of a pair was slower, in percent: for whoever looks on.
 fn slower_pct(pair: &Pair) -> f64 {
     let (reference, compared) = pair.split();
-    (1.0 - compared.work.rate / reference.work.rate) * 100.0
+    (1.0 - compared.speed() / reference.speed()) * 100.0
 }

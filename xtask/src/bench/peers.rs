@@ -14,7 +14,7 @@ use super::Bench;
 use super::options::Settings;
 use super::records::Run;
 use super::running::Running;
-use super::target::{Place, Target, c_library};
+use super::target::{Both, Place, Target, c_library};
 use super::tracer::{Refused, Tracer};
 use super::workloads::Workload;
 
@@ -145,7 +145,7 @@ fn run(bench: &Bench, workload: &Workload, tool: &Tool, round: u32) -> Result<Ru
     thread::sleep(WARM_UP);
     let attached = attach(bench, tool, target.pid)?;
     thread::sleep(SETTLE);
-    let (work, due) = target.work(settings.window())?;
+    let (Both { work, .. }, due) = target.work(settings.window())?;
     let peak_rss_bytes = target.peak_rss_bytes();
     let latencies = target.latencies(due)?;
     attached.detach()?;

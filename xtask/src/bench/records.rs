@@ -39,12 +39,28 @@ pub(super) enum Kind {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Half {
     pub(super) work: Work,
+    /// What its twin did meanwhile on the same processor, where it had one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) twin: Option<Work>,
     /// Of requests, where there are any.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) latencies: Option<Latencies>,
     /// What leaktrace was and said, where it ran.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) tracing: Option<Tracing>,
+}
+
+impl Half {
+    /// How fast the target was. Beside a twin: against that, by the processor time of a unit, so that what the host takes
+    /// from both does not count; else units a second.
+    pub(super) fn speed(&self) -> f64 {
+        self.twin.map_or(self.work.rate, |twin| twin.cpu_per_unit() / self.work.cpu_per_unit())
+    }
+
+    /// Processor time of a unit; beside a twin, as a multiple of what it takes there.
+    pub(super) fn effort(&self) -> f64 {
+        self.twin.map_or(self.work.cpu_per_unit(), |_| 1.0 / self.speed())
+    }
 }
 
 /// A leaktrace at work.
@@ -152,7 +168,7 @@ mod tests {
             window_cpu_s: 0.0,
             session: Map::new(),
         });
-        Half { work: Work { units: 1, rate, cpu_share: 1.0 }, latencies: None, tracing }
+        Half { work: Work { units: 1, rate, cpu_share: 1.0 }, twin: None, latencies: None, tracing }
     }
 
     fn pair(kind: Kind, number: u32, halves: [Half; 2]) -> Pair {
@@ -168,6 +184,21 @@ mod tests {
         assert_eq!(rates(&second), (3.0, 2.0));
         let null = |number| pair(Kind::Null, number, [half(1.0, false), half(2.0, false)]);
         assert_eq!((rates(&null(0)), rates(&null(1))), ((1.0, 2.0), (2.0, 1.0)));
+    }
+
+    #[test]
+    fn what_slows_down_both_twins_is_no_loss() {
+        let work = |rate, cpu_share| Work { units: 1, rate, cpu_share };
+        let beside = |own, other| Half { work: own, twin: Some(other), ..half(0.0, false) };
+        let before = beside(work(50.0, 0.5), work(50.0, 0.5));
+        let slow_host = beside(work(25.0, 0.5), work(25.0, 0.5));
+        assert!((before.speed() - 1.0).abs() < 1e-9 && (slow_host.speed() - 1.0).abs() < 1e-9);
+        // Whoever gets less of the processor is not slower for that.
+        let less = beside(work(40.0, 0.4), work(60.0, 0.6));
+        assert!((less.speed() - 1.0).abs() < 1e-9);
+        let slower = beside(work(45.0, 0.5), work(50.0, 0.5));
+        assert!((slower.speed() - 0.9).abs() < 1e-9);
+        assert!((slower.effort() - 1.0 / 0.9).abs() < 1e-9);
     }
 
     #[test]

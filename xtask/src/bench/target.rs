@@ -17,6 +17,7 @@ use super::load::Load;
 use super::meter::{Meter, Work};
 use super::running::{self, Running};
 use super::workloads::{Pace, Workload};
+use crate::shell;
 
 /// How long a workload may take until it says that it is ready: a profiler in it makes imports slow.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -30,11 +31,35 @@ pub(super) struct Place {
     pub(super) folder: PathBuf,
     /// A folder for what a tool writes.
     pub(super) scratch: PathBuf,
+    /// Whether workloads run on one processor alone.
+    pub(super) is_bound: bool,
+}
+
+/// That processor.
+const PROCESSOR: &str = "0";
+
+impl Place {
+    fn interpreter(&self) -> Command {
+        if !self.is_bound {
+            return Command::new(&self.python);
+        }
+        let mut command = Command::new("taskset");
+        command.args(["-c", PROCESSOR]).arg(&self.python);
+        command
+    }
+}
+
+/// What a target and its twin, if it has one, did in the same time.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Both {
+    pub(super) work: Work,
+    pub(super) twin: Option<Work>,
 }
 
 /// A workload that runs. It is ended when it is dropped.
 pub(super) struct Target {
     load: Option<Load>,
+    twin: Option<Box<Target>>,
     running: Running,
     meter: Meter,
     /// The process that does the work: a server's worker is not the process that was started.
@@ -57,7 +82,7 @@ impl Target {
     ) -> Result<Self> {
         let started_ns = clock::now_ns();
         let meter = Meter::make()?;
-        let mut command = Command::new(&place.python);
+        let mut command = place.interpreter();
         command.args(tool).arg(place.folder.join(workload.script[0])).args(&workload.script[1..]);
         command.env("LEAKTRACE_BENCH_METER", meter.path());
         command.env("LEAKTRACE_BENCH_SECONDS", lifetime.as_secs().max(1).to_string());
@@ -70,20 +95,44 @@ impl Target {
             (Pace::Load(rate), Some(port)) => Some(Load::start(port, rate, lifetime)?),
             _ => None,
         };
-        Ok(Self { load, running, meter, pid, started_ns })
+        Ok(Self { load, twin: None, running, meter, pid, started_ns })
     }
 
-    /// What it does in the time to come, and when that time began and ended, in nanoseconds of the shared clock.
+    /// Starts the same workload once more, and has both run on the same processor from now on: whatever the host does to one
+    /// of them within some hundredths of a second, it does to the other.
     ///
     /// # Errors
-    /// It does nothing, or it has ended.
-    pub(super) fn work(&mut self, time: Duration) -> Result<(Work, Range<u64>)> {
-        let (from_ns, from) = (clock::now_ns(), self.meter.sample()?);
+    /// It does not come to work, or the target cannot be bound to a processor.
+    pub(super) fn bring_twin(
+        &mut self,
+        workload: &Workload,
+        place: &Place,
+        lifetime: Duration,
+    ) -> Result<()> {
+        let bound = Place { is_bound: true, ..place.clone() };
+        self.twin = Some(Box::new(Self::start(workload, &bound, &[], lifetime)?));
+        let tasks = format!("/proc/{}/task", self.pid);
+        for task in std::fs::read_dir(&tasks).with_context(|| format!("cannot list `{tasks}`"))? {
+            let name = task?.file_name();
+            shell::capture(Command::new("taskset").args(["-p", "-c", PROCESSOR]).arg(name))?;
+        }
+        Ok(())
+    }
+
+    /// What it, and its twin, do in the time to come, and when that time began and ended, in nanoseconds of the shared clock.
+    ///
+    /// # Errors
+    /// One does nothing, or has ended.
+    pub(super) fn work(&mut self, time: Duration) -> Result<(Both, Range<u64>)> {
+        let twin = |target: &Self| target.twin.as_ref().map(|twin| twin.meter.sample()).transpose();
+        let (from_ns, from, twin_from) = (clock::now_ns(), self.meter.sample()?, twin(self)?);
         thread::sleep(time);
-        let (to_ns, to) = (clock::now_ns(), self.meter.sample()?);
-        match from.until(&to) {
-            Some(work) => Ok((work, from_ns..to_ns)),
-            None => {
+        let (to_ns, to, twin_to) = (clock::now_ns(), self.meter.sample()?, twin(self)?);
+        let twin = twin_from.zip(twin_to).map(|(from, to)| from.until(&to));
+        match (from.until(&to), twin) {
+            (Some(work), None) => Ok((Both { work, twin: None }, from_ns..to_ns)),
+            (Some(work), Some(Some(twin))) => Ok((Both { work, twin: Some(twin) }, from_ns..to_ns)),
+            _ => {
                 let complaint = self.running.complaint();
                 bail!("the workload finished nothing in {} s: {complaint}", time.as_secs_f64())
             }
@@ -103,8 +152,11 @@ impl Target {
         running::usage(self.pid).map_or(0, |(usage, _)| usage.peak_rss_bytes)
     }
 
-    /// Ends it, after its client.
+    /// Ends it, after its client, and its twin.
     pub(super) fn stop(self) {
+        if let Some(twin) = self.twin {
+            twin.stop();
+        }
         if let Some(load) = self.load {
             load.stop();
         }

@@ -8,8 +8,9 @@ use std::fs::{self, File};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
-/// How often it is asked.
+/// How often it is asked; for the first time soon.
 const ASK_EVERY_NS: u64 = 500_000_000;
+const ASK_FIRST_NS: u64 = 100_000_000;
 
 /// Threads that are asked; of more, others each time.
 const ASKED: usize = 16;
@@ -17,7 +18,7 @@ const ASKED: usize = 16;
 /// Of the time in between less than that says nothing.
 const LEAST_NS: u64 = 2_000_000;
 
-/// How much the last answer says against those before.
+/// How much the last answer says against those before; of the first, all.
 const NEWEST: f64 = 0.5;
 
 /// The least share that a target is taken to get: whoever gets next to nothing has next to nothing to lose.
@@ -41,7 +42,7 @@ pub(super) struct Contention {
     threads: Vec<Thread>,
     asks_at_ns: u64,
     /// The share of late, and the one that was told last.
-    lately: f64,
+    lately: Option<f64>,
     share: f64,
     /// The time that was its own, and until when.
     own_ns: f64,
@@ -52,8 +53,16 @@ impl Contention {
     pub(super) fn new(pid: u32, now_ns: u64) -> Self {
         let folder = Path::new("/proc").join(pid.to_string()).join("task");
         let threads = threads(&folder);
-        let asks_at_ns = now_ns + ASK_EVERY_NS;
-        Self { folder, threads, asks_at_ns, lately: 1.0, share: 1.0, own_ns: 0.0, until_ns: now_ns }
+        let asks_at_ns = now_ns + ASK_FIRST_NS;
+        Self {
+            folder,
+            threads,
+            asks_at_ns,
+            lately: None,
+            share: 1.0,
+            own_ns: 0.0,
+            until_ns: now_ns,
+        }
     }
 
     /// Asks, if it is time to. Returns the share of the time that is the target's own, where that has changed.
@@ -78,14 +87,13 @@ impl Contention {
     fn add(&mut self, ran_ns: u64, waited_ns: u64) -> Option<f64> {
         let all_ns = ran_ns + waited_ns;
         if all_ns >= LEAST_NS {
-            let now = ran_ns as f64 / all_ns as f64;
-            self.lately += NEWEST * (now.max(LEAST) - self.lately);
+            let now = (ran_ns as f64 / all_ns as f64).max(LEAST);
+            let before = self.lately.unwrap_or(now);
+            self.lately = Some(before + NEWEST * (now - before));
         }
-        let has_changed = (self.lately - self.share).abs() > CHANGE * self.share;
-        has_changed.then(|| {
-            self.share = self.lately;
-            self.share
-        })
+        let share = self.lately.filter(|it| (it - self.share).abs() > CHANGE * self.share)?;
+        self.share = share;
+        Some(share)
     }
 
     /// The share of the time that is the target's own of late.
@@ -183,6 +191,12 @@ mod tests {
         assert_eq!(contention.add(99, 1), None, "too little to tell");
         assert_eq!(contention.add(99_000_000, 1_000_000), None);
         let half = contention.add(10_000_000, 30_000_000).unwrap();
+        let mut begun = Contention::new(0, 0);
+        assert_eq!(
+            begun.add(10_000_000, 10_000_000),
+            Some(0.5),
+            "the first answer counts as it is"
+        );
         assert!((0.6..0.65).contains(&half), "{half}");
         let back = (0..20).filter_map(|_| contention.add(50_000_000, 0)).last().unwrap();
         assert!(back > 0.97, "{back}");

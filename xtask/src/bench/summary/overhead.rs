@@ -70,7 +70,8 @@ fn losses(all: &[Measured]) -> String {
     table(
         "Throughput",
         "How much less work a traced half did than the other half of its pair: the median over pairs, with a bootstrap \
-         interval of 95 %. The null column is the same of pairs without leaktrace: what lies within it is noise. Extra \
+         interval of 95 %. Of workloads of their own pace, against a twin without leaktrace that shares the processor, by \
+         the processor time of a unit: what the host does to both does not count. The null column is the same of pairs without leaktrace: what lies within it is noise. Extra \
          CPU: how much more processor time a unit of work took. A paced workload does the same work in a second however \
          slow it becomes: there the processor time is what counts. Within: at most 1 % in the median, and the upper bound \
          at most 2 %, or the null pairs' own where that is larger.",
@@ -99,7 +100,7 @@ fn loss_pct(pairs: &[Pair]) -> Option<Estimate> {
         .iter()
         .map(|pair| {
             let (reference, compared) = pair.split();
-            compared.work.rate / reference.work.rate
+            compared.speed() / reference.speed()
         })
         .collect();
     median_of(&ratios).map(|estimate| estimate.map(|ratio| (1.0 - ratio) * 100.0))
@@ -111,7 +112,7 @@ fn extra_cpu_pct(pairs: &[Pair]) -> Option<Estimate> {
         .iter()
         .map(|pair| {
             let (reference, compared) = pair.split();
-            compared.work.cpu_per_unit() / reference.work.cpu_per_unit()
+            compared.effort() / reference.effort()
         })
         .collect();
     median_of(&ratios).map(|estimate| estimate.map(|ratio| (ratio - 1.0) * 100.0))
@@ -253,6 +254,7 @@ mod tests {
     fn null_pair(number: u32, rates: [f64; 2]) -> Pair {
         let half = |rate| Half {
             work: Work { units: 10, rate, cpu_share: 0.5 },
+            twin: None,
             latencies: None,
             tracing: None,
         };
