@@ -25,6 +25,11 @@ impl Account {
         self.balance_ns = self.most_ns;
     }
 
+    /// Has so much saved up, or as much as may be.
+    pub const fn save(&mut self, ns: f64) {
+        self.balance_ns = ns.min(self.most_ns);
+    }
+
     /// From `now_ns` on another share is paid in, up to another bound. What was saved before or is owed stays so.
     pub fn set_share(&mut self, share: f64, most_ns: f64, now_ns: u64) {
         self.balance_ns(now_ns);

@@ -57,6 +57,9 @@ fn session(traced: &Traced) -> SessionInfo {
         duration_s: traced.duration.as_secs_f64(),
         mode: budget.map_or(Mode::Exact, |budget| Mode::Budget(budget.budget_pct)),
         overhead_pct: traced.overhead_pct,
+        overhead_s: budget.map(|budget| budget.overhead_s).or_else(|| {
+            traced.overhead_pct.map(|percent| percent / 100.0 * traced.duration.as_secs_f64())
+        }),
         traced_fraction: Some(budget.map_or(1.0, |budget| budget.traced_fraction)),
         window_closer: budget.map(|budget| budget.closer),
         raw_blocks: if budget.is_none_or(|budget| budget.whole_raw) { "exact" } else { "sampled" },

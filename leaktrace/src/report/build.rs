@@ -87,6 +87,8 @@ pub struct SessionInfo {
     pub mode: Mode,
     /// Estimated share of the target's time spent in traps, in percent.
     pub overhead_pct: Option<f64>,
+    /// The same in seconds.
+    pub overhead_s: Option<f64>,
     /// Share of the time in which events were taken, 0 to 1.
     pub traced_fraction: Option<f64>,
     /// Where the calls were caught.
@@ -249,6 +251,7 @@ fn session(session: &SessionInfo, snapshot: &Snapshot, heap: &HeapInfo) -> Sessi
         mode,
         budget_pct,
         overhead_pct: session.overhead_pct.and_then(finite),
+        overhead_s: session.overhead_s,
         traced_fraction: session.traced_fraction.and_then(finite),
         allocations_fraction: budget_pct.and_then(|_| allocations_fraction(snapshot)),
         gate: session.gate.name(),

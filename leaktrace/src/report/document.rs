@@ -59,8 +59,12 @@ pub struct Session {
     pub mode: &'static str,
     /// The budget, in budget mode.
     pub budget_pct: Option<f64>,
-    /// Estimated share of the target's time spent in traps.
+    /// Estimated share of the target's time spent in traps; within a budget of the time in which it did not wait for a
+    /// processor.
     pub overhead_pct: Option<f64>,
+    /// That time in seconds. Not part of the document.
+    #[serde(skip)]
+    pub overhead_s: Option<f64>,
     /// Share of the time in which events were taken.
     pub traced_fraction: Option<f64>,
     /// Estimated share of the allocations that were seen.

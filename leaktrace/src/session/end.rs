@@ -18,7 +18,7 @@ pub(super) struct Watch {
     pidfd: OwnedFd,
     unreadable: u32,
     last_rss: Option<u64>,
-    /// Looks since that was read.
+    /// Looks so far; the resident bytes are read at some.
     looks: u32,
 }
 
@@ -88,7 +88,7 @@ impl Watch {
         target.memory.read_u64(target.tables.raw.address).is_ok()
     }
 
-    /// Resident bytes when it was last seen alive.
+    /// Resident bytes when it was last seen alive, or half a second before.
     pub(super) fn last_rss(&self) -> Option<u64> {
         self.last_rss
     }

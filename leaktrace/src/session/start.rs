@@ -3,7 +3,7 @@
 use std::time::{Instant, SystemTime};
 
 use super::attach::{self, Attached, How};
-use super::budgeted::{Budgeted, Closer, Share};
+use super::budgeted::{Budgeted, Closer, Contention, Share};
 use super::children::Children;
 use super::claim::Claim;
 use super::cost::CostMeter;
@@ -45,7 +45,8 @@ impl Session {
         let config = target.config(&kernel, record_at_obj, closer.map_or(0, Closer::windows));
         let mut programs = Programs::load_with(&config, options.bpf_log, ring_bytes(&options))?;
         let mut cost = CostMeter::calibrate(&mut programs);
-        let watch = Watch::new(pid)?;
+        // Attaching takes a second or so, in which it is seen who else wants the processor.
+        let (watch, contention) = (Watch::new(pid)?, Contention::new(pid, now_ns()));
         let attach_began = Instant::now();
         let how = How { return_probes, in_windows: closer.is_some() };
         let attached = put_probes(&mut programs, &target, places, how).await?;
@@ -58,7 +59,7 @@ impl Session {
         let heap = HeapCheck::start(&target, &mut aggregator);
         let children = Children::watch(&mut programs, config.forks, &options, &mut warnings);
         let parts = (&target, &attached, heap.first());
-        let mut budgeted = budgeted(&options, closer, parts, &cost, &mut programs)?;
+        let mut budgeted = budgeted(&options, closer, parts, (&cost, contention), &mut programs)?;
         let opening = if budgeted.is_some() {
             aggregator.note_turnover();
             Opening { began_ns: now_ns(), misses: false }
@@ -152,12 +153,12 @@ fn budgeted(
     options: &Options,
     closer: Option<Closer>,
     parts: (&Target, &Attached, Option<&Census>),
-    cost: &CostMeter,
+    (cost, contention): (&CostMeter, Contention),
     programs: &mut Programs,
 ) -> Result<Option<Budgeted>, SessionError> {
     let Some((budget_pct, closer)) = options.budget_pct.zip(closer) else { return Ok(None) };
     let hit_ns = cost.first_hit_ns();
-    let share = Share { budget_pct, max_memory: options.max_memory, hit_ns };
+    let share = Share { budget_pct, max_memory: options.max_memory, hit_ns, contention };
     Budgeted::start(share, closer, parts, programs).map(Some)
 }
 

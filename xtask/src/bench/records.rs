@@ -51,15 +51,14 @@ pub(super) struct Half {
 }
 
 impl Half {
-    /// How fast the target was. Beside a twin: against that, by the processor time of a unit, so that what the host takes
-    /// from both does not count; else units a second.
+    /// Units a second; beside a twin, as a multiple of what that does: what the host takes from both does not count.
     pub(super) fn speed(&self) -> f64 {
-        self.twin.map_or(self.work.rate, |twin| twin.cpu_per_unit() / self.work.cpu_per_unit())
+        self.work.rate / self.twin.map_or(1.0, |twin| twin.rate)
     }
 
     /// Processor time of a unit; beside a twin, as a multiple of what it takes there.
     pub(super) fn effort(&self) -> f64 {
-        self.twin.map_or(self.work.cpu_per_unit(), |_| 1.0 / self.speed())
+        self.work.cpu_per_unit() / self.twin.map_or(1.0, |twin| twin.cpu_per_unit())
     }
 }
 
@@ -193,9 +192,9 @@ mod tests {
         let before = beside(work(50.0, 0.5), work(50.0, 0.5));
         let slow_host = beside(work(25.0, 0.5), work(25.0, 0.5));
         assert!((before.speed() - 1.0).abs() < 1e-9 && (slow_host.speed() - 1.0).abs() < 1e-9);
-        // Whoever gets less of the processor is not slower for that.
+        // Whoever gets less of the processor does less, with no more effort.
         let less = beside(work(40.0, 0.4), work(60.0, 0.6));
-        assert!((less.speed() - 1.0).abs() < 1e-9);
+        assert!((less.speed() - 2.0 / 3.0).abs() < 1e-9 && (less.effort() - 1.0).abs() < 1e-9);
         let slower = beside(work(45.0, 0.5), work(50.0, 0.5));
         assert!((slower.speed() - 0.9).abs() < 1e-9);
         assert!((slower.effort() - 1.0 / 0.9).abs() < 1e-9);

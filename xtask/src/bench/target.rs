@@ -111,11 +111,8 @@ impl Target {
     ) -> Result<()> {
         let bound = Place { is_bound: true, ..place.clone() };
         self.twin = Some(Box::new(Self::start(workload, &bound, &[], lifetime)?));
-        let tasks = format!("/proc/{}/task", self.pid);
-        for task in std::fs::read_dir(&tasks).with_context(|| format!("cannot list `{tasks}`"))? {
-            let name = task?.file_name();
-            shell::capture(Command::new("taskset").args(["-p", "-c", PROCESSOR]).arg(name))?;
-        }
+        let pid = self.pid.to_string();
+        shell::capture(Command::new("taskset").args(["-a", "-p", "-c", PROCESSOR, &pid]))?;
         Ok(())
     }
 
@@ -134,7 +131,10 @@ impl Target {
             (Some(work), Some(Some(twin))) => Ok((Both { work, twin: Some(twin) }, from_ns..to_ns)),
             _ => {
                 let complaint = self.running.complaint();
-                bail!("the workload finished nothing in {} s: {complaint}", time.as_secs_f64())
+                bail!(
+                    "the workload, or its twin, finished nothing in {} s: {complaint}",
+                    time.as_secs_f64()
+                )
             }
         }
     }

@@ -184,10 +184,10 @@ pub(super) fn overhead_pct(processes: &[FollowedProcess]) -> Option<f64> {
     for FollowedProcess { report, started_at, .. } in processes {
         let session = &report.session;
         let start_s = started_at.duration_since(began).unwrap_or_default().as_secs_f64();
-        spent += session.overhead_pct? * session.duration_s;
+        spent += session.overhead_s?;
         end_s = end_s.max(start_s + session.duration_s);
     }
-    (end_s > 0.0).then(|| micro(spent / end_s))
+    (end_s > 0.0).then(|| micro(100.0 * spent / end_s))
 }
 
 /// Seconds that it may take until all that were there are traced.

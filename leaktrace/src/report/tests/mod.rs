@@ -93,6 +93,7 @@ fn report_of(aggregator: &Aggregator, seconds: u64) -> Report {
             duration_s: seconds as f64,
             mode: Mode::Exact,
             overhead_pct: Some(f64::NAN),
+            overhead_s: None,
             traced_fraction: Some(1.0),
             gate: Gate::Nop,
             coverage_pct: Some(100.0),

@@ -8,6 +8,7 @@ use super::*;
 fn process(start_s: u64, duration_s: f64, overhead_pct: Option<f64>) -> FollowedProcess {
     let mut report = report_of(&shop(10, true), 10);
     (report.session.duration_s, report.session.overhead_pct) = (duration_s, overhead_pct);
+    report.session.overhead_s = overhead_pct.map(|percent| percent / 100.0 * duration_s);
     let started_at = SystemTime::UNIX_EPOCH + Duration::from_secs(start_s);
     FollowedProcess { report, started_at, lived_on: true }
 }

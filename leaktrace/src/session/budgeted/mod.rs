@@ -35,6 +35,7 @@ use crate::gate::Gate;
 use crate::inspector::{Identity, Inspector};
 use crate::kernel::Programs;
 
+pub(super) use contention::Contention;
 use earlier::Earlier;
 use fresh::Fresh;
 pub(super) use limits::Closer;
@@ -60,7 +61,7 @@ const PUTTING_NS: f64 = 40_000.0;
 const SAMPLED_SHARE: u64 = 8;
 
 /// What there is to be spent.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub(super) struct Share {
     /// Percent of the target's time.
     pub(super) budget_pct: f64,
@@ -68,6 +69,8 @@ pub(super) struct Share {
     pub(super) max_memory: u64,
     /// What a hit is expected to cost until that is measured.
     pub(super) hit_ns: f64,
+    /// What is known already of who wants the target's processor too.
+    pub(super) contention: Contention,
 }
 
 /// What a session estimates.
@@ -107,8 +110,10 @@ pub(super) struct Budgeted {
 pub struct Budget {
     /// Percent of the target's time that it was to cost at most.
     pub budget_pct: f64,
-    /// Percent that it cost, as estimated.
+    /// Percent that it cost of the time that was the target's, as estimated.
     pub overhead_pct: f64,
+    /// Seconds that it cost, as estimated.
+    pub overhead_s: f64,
     /// Share of the time in which events were taken.
     pub traced_fraction: f64,
     /// Windows that were open for too long.
@@ -130,14 +135,19 @@ impl Budgeted {
         (target, attached, census): (&Target, &Attached, Option<&Census>),
         programs: &mut Programs,
     ) -> Result<Self, SessionError> {
-        let Share { budget_pct, max_memory, hit_ns } = share;
+        let Share { budget_pct, max_memory, hit_ns, contention } = share;
         let now = now_ns();
         let opening_ns = OPENING_NS + attached.for_windows.len() as f64 * PUTTING_NS;
         let controller = Controller::new(share_of_hits(budget_pct), hit_ns, opening_ns, now);
         let pid = target.process.pid();
         let parts = Parts { gate: &attached.gate, probes: attached.for_windows.clone() };
-        let windows =
-            Windows::new(pid, parts, (controller, share_of_hits(budget_pct)), closer, programs)?;
+        let windows = Windows::new(
+            pid,
+            parts,
+            (controller, share_of_hits(budget_pct), contention),
+            closer,
+            programs,
+        )?;
         let class_shift = (target.pymalloc.usedpools != 0).then_some(target.pymalloc.class_shift);
         let mut inspector = types::inspector(target);
         let older = census.map_or_else(Older::default, |census| {
@@ -350,6 +360,7 @@ impl Budgeted {
         Budget {
             budget_pct: self.budget_pct,
             overhead_pct: self.windows.overhead_pct(),
+            overhead_s: self.windows.controller.spent_ns() / 1e9,
             traced_fraction: self.windows.traced_fraction(),
             overruns: self.windows.overruns(),
             closer: match self.windows.closer {

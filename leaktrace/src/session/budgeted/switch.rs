@@ -39,15 +39,16 @@ impl Switch {
         Ok(Self { pid, guard, probes, failures: 0 })
     }
 
-    /// Starts another guard where the one that was is gone: without it nothing may be opened.
+    /// Starts another guard where the one that was is gone: without it nothing may be opened. Returns whether it did.
     ///
     /// # Errors
     /// It cannot be started.
-    pub(super) fn revive(&mut self, gate: &Gate) -> io::Result<()> {
-        if !self.guard.is_alive() {
+    pub(super) fn revive(&mut self, gate: &Gate) -> io::Result<bool> {
+        let is_gone = !self.guard.is_alive();
+        if is_gone {
             self.guard = Guard::start(self.pid, gate.slots(), &self.probes)?;
         }
-        Ok(())
+        Ok(is_gone)
     }
 
     /// Nanoseconds by which opening, or closing, may take longer than some stores.

@@ -127,7 +127,7 @@ impl Windows {
     pub(super) fn new(
         pid: u32,
         Parts { gate, probes }: Parts<'_>,
-        (controller, share): (Controller, f64),
+        (controller, share, contention): (Controller, f64, Contention),
         closer: Closer,
         programs: &mut Programs,
     ) -> Result<Self, SessionError> {
@@ -151,7 +151,7 @@ impl Windows {
             closer,
             work: Work::new(pid),
             share,
-            contention: Contention::new(pid, now),
+            contention,
             haste: Haste::default(),
             open: None,
             opens_at_ns: now,
@@ -204,6 +204,10 @@ impl Windows {
         let (share, now) = (self.share * own, now_ns());
         self.controller.set_share(share, now);
         self.lane.set_share(share, now);
+        // A window that waits for a smaller share may come sooner.
+        let soonest = now + self.controller.wait_ns(now, fastrand::f64());
+        self.opens_at_ns = self.opens_at_ns.min(soonest);
+        self.due_ns = self.due_ns.min(soonest);
     }
 
     /// Whether probes cannot be put in yet.
@@ -221,7 +225,10 @@ impl Windows {
         programs: &mut Programs,
     ) -> Result<(), SessionError> {
         self.haste.begin();
-        self.switch.revive(gate).map_err(SessionError::Guard)?;
+        let is_new = self.switch.revive(gate).map_err(SessionError::Guard)?;
+        if is_new && self.lane.is_open() {
+            self.switch.keep_raw();
+        }
         if self.lane.is_waiting() {
             self.open_lane(gate, programs)?;
         }
