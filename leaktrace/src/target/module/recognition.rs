@@ -129,12 +129,21 @@ fn contains(text: &[u8], name: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use std::process::{Command, Stdio};
+    use std::thread::sleep as sleep_for;
+    use std::time::Duration;
 
     use super::{Interpreter, Recognition};
 
     #[test]
     fn a_program_without_an_interpreter_is_none() {
         let mut sleep = Command::new("sleep").arg("60").stdin(Stdio::null()).spawn().unwrap();
+        // Until it has loaded its libraries it shows fewer files each time.
+        let maps = format!("/proc/{}/maps", sleep.id());
+        let has_loaded = || std::fs::read_to_string(&maps).is_ok_and(|maps| maps.contains("libc"));
+        assert!((0..5000).any(|_| {
+            sleep_for(Duration::from_millis(1));
+            has_loaded()
+        }));
         let mut recognition = Recognition::default();
         let seen = [sleep.id(), std::process::id()].map(|pid| recognition.look(pid));
         let files = recognition.files.len();
