@@ -22,7 +22,7 @@ impl Account {
 
     /// Has as much saved up as may be.
     pub const fn save_up(&mut self) {
-        self.balance_ns = self.most_ns;
+        self.save(f64::INFINITY);
     }
 
     /// Has so much saved up, or as much as may be.

@@ -7,7 +7,7 @@ use std::io;
 
 use super::{Gate, Outcome, Slot};
 use crate::cpython::tables::Slot as Function;
-use crate::target::memory::{ReadMemory as _, Span, word};
+use crate::target::memory::{ReadMemory as _, Span};
 
 /// Bytes of a slot.
 const POINTER: usize = size_of::<u64>();
@@ -71,12 +71,8 @@ impl Gate {
             slots.iter().map(|slot| Span { address: slot.address(), bytes: POINTER }).collect();
         let mut values = vec![0; slots.len() * POINTER];
         let read = self.memory.read_many(&spans, &mut values);
-        let value = |index: usize| word(&values, (index * POINTER) as u64);
-        slots
-            .iter()
-            .zip(read)
-            .enumerate()
-            .any(|(index, (slot, read))| read && value(index) != Some(slot.open))
+        let values = values.as_chunks().0.iter().map(|bytes| u64::from_le_bytes(*bytes));
+        slots.iter().zip(read).zip(values).any(|((slot, read), value)| read && value != slot.open)
     }
 
     /// Closes the slots of allocations. Frees are still seen.

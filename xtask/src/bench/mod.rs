@@ -111,8 +111,7 @@ impl Bench {
         let built = build()?;
         fs::copy(&built, &leaktrace)
             .with_context(|| format!("cannot copy `{}`", built.display()))?;
-        let folder_of_workloads = workloads::folder(&shell::root()?);
-        let place = Place { python, folder: folder_of_workloads, scratch, is_bound: false };
+        let place = Place { python, folder: workloads::folder(&shell::root()?), scratch };
         folder.begin(&Environment::look(&options.settings, &leaktrace, &place.python)?)?;
         Ok(Self { options, leaktrace, place, folder, end })
     }

@@ -31,23 +31,10 @@ pub(super) struct Place {
     pub(super) folder: PathBuf,
     /// A folder for what a tool writes.
     pub(super) scratch: PathBuf,
-    /// Whether workloads run on one processor alone.
-    pub(super) is_bound: bool,
 }
 
-/// That processor.
+/// The processor that twins share.
 const PROCESSOR: &str = "0";
-
-impl Place {
-    fn interpreter(&self) -> Command {
-        if !self.is_bound {
-            return Command::new(&self.python);
-        }
-        let mut command = Command::new("taskset");
-        command.args(["-c", PROCESSOR]).arg(&self.python);
-        command
-    }
-}
 
 /// What a target and its twin, if it has one, did in the same time.
 #[derive(Clone, Copy, Debug)]
@@ -82,7 +69,7 @@ impl Target {
     ) -> Result<Self> {
         let started_ns = clock::now_ns();
         let meter = Meter::make()?;
-        let mut command = place.interpreter();
+        let mut command = Command::new(&place.python);
         command.args(tool).arg(place.folder.join(workload.script[0])).args(&workload.script[1..]);
         command.env("LEAKTRACE_BENCH_METER", meter.path());
         command.env("LEAKTRACE_BENCH_SECONDS", lifetime.as_secs().max(1).to_string());
@@ -109,10 +96,12 @@ impl Target {
         place: &Place,
         lifetime: Duration,
     ) -> Result<()> {
-        let bound = Place { is_bound: true, ..place.clone() };
-        self.twin = Some(Box::new(Self::start(workload, &bound, &[], lifetime)?));
-        let pid = self.pid.to_string();
-        shell::capture(Command::new("taskset").args(["-a", "-p", "-c", PROCESSOR, &pid]))?;
+        let twin = Self::start(workload, place, &[], lifetime)?;
+        for pid in [self.pid, twin.pid] {
+            let pid = pid.to_string();
+            shell::capture(Command::new("taskset").args(["-a", "-p", "-c", PROCESSOR, &pid]))?;
+        }
+        self.twin = Some(Box::new(twin));
         Ok(())
     }
 

@@ -362,7 +362,7 @@ impl Budgeted {
             overhead_pct: self.windows.overhead_pct(),
             overhead_s: self.windows.controller.spent_ns() / 1e9,
             traced_fraction: self.windows.traced_fraction(),
-            overruns: self.windows.overruns(),
+            overruns: self.windows.overruns,
             closer: match self.windows.closer {
                 Closer::Kernel => "kernel",
                 Closer::Guard => "guard",

@@ -479,10 +479,6 @@ impl Windows {
     pub(super) fn overhead_pct(&self) -> f64 {
         100.0 * self.controller.spent_ns() / self.contention.own_ns(now_ns()).max(1.0)
     }
-
-    pub(super) fn overruns(&self) -> u64 {
-        self.overruns
-    }
 }
 
 fn clamp(nap_ns: u64) -> u64 {

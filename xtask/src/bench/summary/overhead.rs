@@ -71,8 +71,8 @@ fn losses(all: &[Measured]) -> String {
         "Throughput",
         "How much less work a traced half did than the other half of its pair: the median over pairs, with a bootstrap \
          interval of 95 %. Of workloads of their own pace, as a multiple of what a twin without leaktrace does that \
-         shares the processor: what the host does to both does not count. The null column is the same of pairs without leaktrace: what lies within it is noise. Extra \
-         CPU: how much more processor time a unit of work took. A paced workload does the same work in a second however \
+         shares the processor: what the host does to both does not count. The null column is the same of pairs without \
+         leaktrace: what lies within it is noise. Extra CPU: how much more processor time a unit of work took. A paced workload does the same work in a second however \
          slow it becomes: there the processor time is what counts. Within: at most 1 % in the median, and the upper bound \
          at most 2 %, or the null pairs' own where that is larger.",
         &["workload", "pairs", "loss", "null", "extra CPU", "null", "within"],
