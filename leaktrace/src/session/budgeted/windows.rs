@@ -121,6 +121,8 @@ pub(in super::super) struct Windows {
     /// Times that it could not be opened.
     pub(super) unopened: u64,
     began_ns: u64,
+    /// How much of the time until then, since it was asked first, was the target's own.
+    own_before_ns: f64,
 }
 
 impl Windows {
@@ -140,7 +142,7 @@ impl Windows {
         }
         let switch = Switch::new(pid, gate, probes).map_err(SessionError::Guard)?;
         let now = now_ns();
-        Ok(Self {
+        let mut windows = Self {
             controller,
             lane: Lane::new(share, switch.has_raw_in(gate), closer, now),
             lane_id: 0,
@@ -172,7 +174,10 @@ impl Windows {
             hooked: 0,
             unopened: 0,
             began_ns: now,
-        })
+            own_before_ns: 0.0,
+        };
+        windows.heed_contention();
+        Ok(windows)
     }
 
     /// How long nothing needs to be done.
@@ -258,6 +263,7 @@ impl Windows {
         if self.opened == 1 {
             // The trace begins with it.
             (self.began_ns, self.ended_ns) = (since_ns, since_ns);
+            self.own_before_ns = self.contention.own_ns(since_ns);
         }
         let id = self.last_id;
         self.opened_ns = since_ns;
@@ -477,7 +483,8 @@ impl Windows {
 
     /// Share of the target's own time that went into hits.
     pub(super) fn overhead_pct(&self) -> f64 {
-        100.0 * self.controller.spent_ns() / self.contention.own_ns(now_ns()).max(1.0)
+        let own_ns = self.contention.own_ns(now_ns()) - self.own_before_ns;
+        100.0 * self.controller.spent_ns() / own_ns.max(1.0)
     }
 }
 
